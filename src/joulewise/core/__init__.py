@@ -1,0 +1,1 @@
+"""Nouns, units, statistics, records, registry, errors and the host fingerprint."""

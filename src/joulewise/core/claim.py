@@ -1,0 +1,181 @@
+"""What is claimed of a candidate, the evidence beside it, and what finding it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from joulewise.core.energy import Grade, Interval, Measurement
+from joulewise.core.recipe import Recipe
+
+__all__ = ["Check", "Claim", "Difference", "Ledger", "Quality", "Ratio", "Trial"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """Energy of a candidate divided by energy of a baseline.
+
+    Args:
+        value: the ratio itself; below 1 the candidate uses less.
+        low: lower bound, sensor band included.
+        high: upper bound, sensor band included.
+        sampling_low: lower bound from run-to-run variation alone.
+        sampling_high: upper bound from run-to-run variation alone.
+        confidence: two-sided confidence of the interval, in (0, 1).
+        pairs: number of interleaved pairs.
+        grade: grade of both sides.
+        objective: "net of idle" or "gross".
+    """
+
+    value: float
+    low: float
+    high: float
+    sampling_low: float
+    sampling_high: float
+    confidence: float
+    pairs: int
+    grade: Grade
+    objective: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """How well a program does its job on one split.
+
+    Args:
+        metric: "top1" (answers that equal the label) or "agreement" (with the original).
+        value: fraction of items answered right, in [0, 1].
+        items: number of items.
+        split_digest: digest of the split.
+    """
+
+    metric: str
+    value: float
+    items: int
+    split_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Quality of a candidate minus quality of a baseline on the same items.
+
+    Args:
+        value: the difference, as a fraction (0.005 is half a percentage point).
+        lower: one-sided lower confidence bound of it.
+        upper: one-sided upper confidence bound of it.
+        confidence: confidence of each bound, in (0, 1).
+        items: number of items.
+        gained: items that only the candidate answers right.
+        lost: items that only the baseline answers right.
+        changed: items whose answer differs, right or wrong.
+        worst_slice: name of the class in which the candidate loses most, None without labels.
+        worst_slice_value: the difference there.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    confidence: float
+    items: int
+    gained: int
+    lost: int
+    changed: int
+    worst_slice: str | None = None
+    worst_slice_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One condition of a claim: what was asked, whether it holds, and the figures."""
+
+    name: str
+    holds: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """That `candidate` does the job of the original for fewer joules than `baseline`.
+
+    Args:
+        candidate: the recipe it speaks of.
+        baseline: the recipe it is compared with.
+        ratio: energy ratio, candidate over baseline.
+        ratio_as_found: energy ratio, candidate over the model as the user runs it today.
+        quality_baseline: quality of the original.
+        quality_candidate: quality of the candidate.
+        difference: paired difference of the two.
+        margin: largest loss of quality that was declared acceptable, as a fraction.
+        checks: all conditions; the claim holds when all of them do.
+    """
+
+    candidate: Recipe
+    baseline: Recipe
+    ratio: Ratio
+    ratio_as_found: Ratio
+    quality_baseline: Quality
+    quality_candidate: Quality
+    difference: Difference
+    margin: float
+    checks: tuple[Check, ...]
+
+    @property
+    def holds(self) -> bool:
+        """True when every check holds."""
+        return all(check.holds for check in self.checks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One recipe that was tried.
+
+    Args:
+        recipe: what was tried.
+        state: "measured", "rejected" (cheaply, before full measurement) or "failed".
+        reason: why it lost, or why it failed, in one sentence; None for the chosen one.
+        ratio: energy ratio to the anchor of the study, None where it was not measured.
+        quality: on the search split (or the part of it named by `quality.items`).
+        difference: paired difference to the original on the same items.
+        measurement: its own blocks.
+        size_bytes: size of the artifact.
+        cost_j: joules that the trial itself cost.
+        seconds: time that it took.
+    """
+
+    recipe: Recipe
+    state: str
+    reason: str | None = None
+    ratio: Ratio | None = None
+    quality: Quality | None = None
+    difference: Difference | None = None
+    measurement: Measurement | None = None
+    size_bytes: int | None = None
+    cost_j: Interval | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """Every joule spent on finding the candidate.
+
+    Args:
+        stages_j: joules by cause ("baseline", "calibration", "trials", "proof"), net of idle.
+        seconds: time spent, by the same causes.
+        grade: grade of the joules.
+        break_even_items: inferences after which the saving has paid the cost, with interval;
+            None where nothing is saved.
+    """
+
+    stages_j: Mapping[str, Interval]
+    seconds: Mapping[str, float]
+    grade: Grade
+    break_even_items: Interval | None = None
+
+    @property
+    def total_j(self) -> Interval:
+        """Sum over all causes."""
+        return Interval(
+            low=sum(x.low for x in self.stages_j.values()),
+            central=sum(x.central for x in self.stages_j.values()),
+            high=sum(x.high for x in self.stages_j.values()),
+        )

@@ -1,0 +1,164 @@
+"""Joules with their sensor, grade and interval: the values that meters give and reports print.
+
+Invariants: quantities are SI without prefix; a missing quantity is ``None``, never 0; a number
+never travels without the Sensor it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+__all__ = ["Block", "Grade", "Interval", "Measurement", "Meter", "Reading", "Sensor"]
+
+Grade = Literal["A", "B", "C", "D", "E"]
+"""A external meter, B hardware counter, C calibrated estimate, D estimate from CPU time and a
+sourced power table, E predicted from operation counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value with its lower and upper bound, all in the unit of the field that holds it."""
+
+    low: float
+    central: float
+    high: float
+
+    def scaled(self, factor: float) -> Interval:
+        """Return the interval multiplied by a non-negative `factor`."""
+        return Interval(
+            low=self.low * factor, central=self.central * factor, high=self.high * factor
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensor:
+    """What an instrument is, and how far its joules may be from the true ones.
+
+    Args:
+        name: registry name of the meter ("rapl", "cpu-time").
+        grade: see Grade.
+        boundary: what the joules cover, in words.
+        rails: names of the rails that add up to the total; nested rails are never among them.
+        includes_idle: True where a reading counts idle power too (gross), False where it is
+            net of idle by construction.
+        resolution_j: smallest step of the counter, J.
+        update_period_s: time between counter updates, s.
+        low_ratio: true joules are at least this times the reading.
+        high_ratio: true joules are at most this times the reading.
+        pair_ratio: largest factor (>= 1) by which the ratio of two programs on this machine may
+            be off, that is, the part of the band that does not cancel.
+        source: where the figures come from.
+    """
+
+    name: str
+    grade: Grade
+    boundary: str
+    rails: tuple[str, ...]
+    includes_idle: bool
+    resolution_j: float | None
+    update_period_s: float | None
+    low_ratio: float
+    high_ratio: float
+    pair_ratio: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Cumulative joules per rail, and the monotonic time in seconds at which they were true."""
+
+    time_s: float
+    rails_j: Mapping[str, float]
+
+    @property
+    def total_j(self) -> float:
+        """Sum of all rails, J."""
+        return sum(self.rails_j.values())
+
+
+class Meter(Protocol):
+    """A joule counter that is open.
+
+    `idle_w` is the power that flows while the programs under test do nothing, inside the
+    sensor's boundary, W; None where it is not known.
+    """
+
+    @property
+    def sensor(self) -> Sensor: ...
+    @property
+    def idle_w(self) -> float | None: ...
+    def read(self) -> Reading: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One uninterrupted stretch of work: `reading_j` joules in `seconds` for `items` items.
+
+    `cpu_s` is the CPU time of the program and its children in the block, None if unknown.
+    """
+
+    items: int
+    seconds: float
+    reading_j: float
+    cpu_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Repeated blocks of one program under one sensor.
+
+    Args:
+        sensor: the instrument.
+        blocks: the repeats, in the order in which they ran.
+        idle_w: idle power inside the boundary, W.
+        latency_p50_s: median time of one batch, s.
+        latency_p95_s: 95th percentile of the time of one batch, s.
+        warnings: what may have spoilt it, each with its remedy.
+    """
+
+    sensor: Sensor
+    blocks: tuple[Block, ...]
+    idle_w: float | None
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def items(self) -> int:
+        """Items over all blocks."""
+        return sum(block.items for block in self.blocks)
+
+    @property
+    def net_j_per_item(self) -> Interval | None:
+        """Joules per item above idle, with the sensor's band; None where idle is unknown."""
+        reading = sum(block.reading_j for block in self.blocks)
+        if self.sensor.includes_idle:
+            if self.idle_w is None:
+                return None
+            reading -= self.idle_w * self._seconds
+        return self._banded(max(reading, 0.0))
+
+    @property
+    def gross_j_per_item(self) -> Interval | None:
+        """Joules per item, idle included, with the sensor's band; None where idle is unknown."""
+        reading = sum(block.reading_j for block in self.blocks)
+        if not self.sensor.includes_idle:
+            if self.idle_w is None:
+                return None
+            reading += self.idle_w * self._seconds
+        return self._banded(reading)
+
+    @property
+    def _seconds(self) -> float:
+        return sum(block.seconds for block in self.blocks)
+
+    def _banded(self, reading_j: float) -> Interval:
+        central = reading_j / self.items
+        return Interval(
+            low=central * self.sensor.low_ratio,
+            central=central,
+            high=central * self.sensor.high_ratio,
+        )

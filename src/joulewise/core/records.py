@@ -1,0 +1,205 @@
+"""Records: frozen values as versioned JSON, written so that a crash never leaves half a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from joulewise.core.claim import Claim, Ledger, Trial
+from joulewise.core.errors import InputError, JoulewiseError
+from joulewise.core.host import Host
+from joulewise.core.recipe import Recipe
+
+__all__ = [
+    "Artifact",
+    "Bundle",
+    "SplitRecord",
+    "WorkloadRecord",
+    "digest_file",
+    "dump",
+    "load",
+    "to_json",
+    "write_atomic",
+]
+
+SCHEMA = "joulewise/bundle/1"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """Files that a plain runtime loads without joulewise.
+
+    Args:
+        files: path relative to the folder that holds them -> sha256; the first is the one to open.
+        format: "onnx" or "openvino".
+        size_bytes: of all files together.
+    """
+
+    files: Mapping[str, str]
+    format: str
+    size_bytes: int
+
+    @property
+    def main(self) -> str:
+        """Relative path of the file to open."""
+        return next(iter(self.files))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRecord:
+    """One split: how many items, and the digest of their values and labels."""
+
+    items: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadRecord:
+    """The job as it was given.
+
+    Args:
+        model: path of the model as the user gave it.
+        data: path or reference of the data as the user gave it.
+        model_artifact: the original model's files and digests.
+        metric: "top1" or "agreement".
+        splits: "calibrate", "search" and "hold-out".
+        batch_items: items per inference call.
+        latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
+        expected_items: inferences that the user expects to run, None if not said.
+        classes: class names, empty if unknown.
+    """
+
+    model: str
+    data: str
+    model_artifact: Artifact
+    metric: str
+    splits: Mapping[str, SplitRecord]
+    batch_items: int
+    latency_p95_s: float | None = None
+    expected_items: int | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """All that a report needs and all that a second proof starts from (``joulewise.json``).
+
+    Args:
+        created: UTC time, ISO 8601.
+        verdict: "cheaper" (a changed model won), "rerun" (the original, run another way, won)
+            or "keep" (nothing beat the model as found).
+        summary: why, in one sentence.
+        workload: the job.
+        host: the machine on which all joules were taken.
+        packages: versions.
+        seed: of splits and interleaving.
+        margin: declared before the search, as a fraction.
+        confidence: declared before the search.
+        smallest_margin: smallest margin that the hold-out can certify at all, as a fraction.
+        recipe: the winner.
+        artifact: the winner's files, relative to the bundle.
+        as_found: recipe of the model as the user runs it today.
+        baseline: recipe of the strongest lossless way to run the original.
+        claims: the final tests in the order in which they were made.
+        trials: all that was tried, in order.
+        ledger: what the search cost.
+        warnings: each with its remedy.
+    """
+
+    created: str
+    verdict: str
+    summary: str
+    workload: WorkloadRecord
+    host: Host
+    packages: Mapping[str, str]
+    seed: int
+    margin: float
+    confidence: float
+    smallest_margin: float
+    recipe: Recipe
+    artifact: Artifact
+    as_found: Recipe
+    baseline: Recipe
+    claims: tuple[Claim, ...]
+    trials: tuple[Trial, ...]
+    ledger: Ledger
+    warnings: tuple[str, ...] = ()
+    schema: str = field(default=SCHEMA)
+
+
+def to_json(value: object) -> bytes:
+    """Return `value` as indented UTF-8 JSON."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2)
+
+
+def dump(value: object, path: Path) -> None:
+    """Write `value` as JSON to `path`, whole or not at all."""
+    write_atomic(path, to_json(value) + b"\n")
+
+
+def load(kind: type[T], path: Path) -> T:
+    """Read a record of type `kind`.
+
+    Raises:
+        InputError: the file is missing, no JSON, of another schema, or a field has a wrong type.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise InputError(f"{path} is not a record of this version of joulewise: {error}") from error
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path` through a temporary file in the same folder.
+
+    Raises:
+        JoulewiseError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise JoulewiseError(f"cannot write {path}: {error.strerror}") from error
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal; raises InputError where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            for part in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(part)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def describe_artifact(folder: Path, files: Iterable[str], kind: str) -> Artifact:
+    """Return the Artifact made of `files` (relative to `folder`); the first is the one to open."""
+    names = list(files)
+    return Artifact(
+        files={name: digest_file(folder / name) for name in names},
+        format=kind,
+        size_bytes=sum((folder / name).stat().st_size for name in names),
+    )

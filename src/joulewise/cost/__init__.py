@@ -1,0 +1,1 @@
+"""Static counts of a model graph."""

@@ -1,0 +1,1 @@
+"""A trained network and labelled images that ship with joulewise."""

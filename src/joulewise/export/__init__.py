@@ -1,0 +1,1 @@
+"""Runtimes that open an artifact, and the processes in which programs run."""

@@ -1,0 +1,1 @@
+"""Joules of running programs, with sensor, grade and interval."""

@@ -1,0 +1,1 @@
+"""What people and programs read: verdict, HTML page, model card. Reads records only."""

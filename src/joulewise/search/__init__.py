@@ -1,0 +1,1 @@
+"""Trials of recipes in one resumable study, and the choice among them."""
