@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 from torch.nn import functional
@@ -148,10 +149,22 @@ def train(
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += loss.item()
         seconds = time.monotonic() - started
         print(f"epoch {epoch + 1}/{epochs}  loss {total / (len(x) // batch):.4f}  {seconds:.0f} s",
               flush=True)  # fmt: skip
+
+
+def strip_metadata(path: Path) -> None:
+    """Drop the exporter's notes (they hold stack traces and paths of the machine it ran on)."""
+    exported = onnx.load(path)
+    graph = exported.graph
+    for part in [exported, graph, *graph.node, *graph.input, *graph.output, *graph.value_info]:
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del exported.functions[:]
+    onnx.checker.check_model(exported)
+    onnx.save(exported, path)
 
 
 def main() -> None:
@@ -191,6 +204,7 @@ def main() -> None:
         input_names=["pixels"], output_names=["logits"], opset_version=18,
         dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
     )  # fmt: skip
+    strip_metadata(path)
     unseen = np.concatenate([test_images, images[held_back]])
     unseen_labels = np.concatenate([test_labels, labels[held_back]]).astype(np.uint8)
     mix = np.random.default_rng(args.seed + 1).permutation(len(unseen))
