@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["Block", "Grade", "Interval", "Measurement", "Meter", "Reading", "Sensor"]
+__all__ = ["Block", "Grade", "Interval", "Measurement", "Meter", "Reading", "Sensor", "Timing"]
 
 Grade = Literal["A", "B", "C", "D", "E"]
 """A external meter, B hardware counter, C calibrated estimate, D estimate from CPU time and a
@@ -85,12 +85,25 @@ class Meter(Protocol):
     sensor's boundary, W; None where it is not known.
     """
 
-    @property
-    def sensor(self) -> Sensor: ...
-    @property
-    def idle_w(self) -> float | None: ...
+    sensor: Sensor
+    idle_w: float | None
+
     def read(self) -> Reading: ...
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long a block of `items` items took, as the program itself saw it.
+
+    `p50_s` and `p95_s` are quantiles of the time of one batch.
+    """
+
+    items: int
+    seconds: float
+    cpu_s: float
+    p50_s: float
+    p95_s: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,5 +69,13 @@ class Recipe:
     @property
     def key(self) -> str:
         """A short digest that names this recipe in a study."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest(asdict(self))
+
+    @property
+    def steps_key(self) -> str:
+        """A short digest that names the artifact which the steps give."""
+        return _digest(asdict(self)["steps"])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

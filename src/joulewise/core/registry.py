@@ -73,11 +73,14 @@ class Registry(Generic[T]):
                 return package
         return None
 
-    def load(self, name: str) -> T:
-        """Import the back end; raises MissingExtraError or UsageError."""
-        entry = self[name]
+    def require(self, name: str) -> None:
+        """Raise MissingExtraError where a package of `name` is not installed."""
         package = self.missing(name)
         if package is not None:
-            raise MissingExtraError(package, entry.extra)
-        module, _, attribute = entry.target.partition(":")
+            raise MissingExtraError(package, self[name].extra)
+
+    def load(self, name: str) -> T:
+        """Import the back end; raises MissingExtraError or UsageError."""
+        self.require(name)
+        module, _, attribute = self[name].target.partition(":")
         return cast(T, getattr(importlib.import_module(module), attribute))

@@ -1,0 +1,187 @@
+"""The bundle on disk: what a user gets, and all that a second proof starts from.
+
+It is put together beside its place and moved there whole, so a crash leaves no half bundle.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from joulewise.core.claim import Check
+from joulewise.core.errors import InputError, JoulewiseError, UsageError
+from joulewise.core.records import (
+    SCHEMA,
+    Artifact,
+    Bundle,
+    digest_file,
+    dump,
+    load,
+    write_atomic,
+)
+from joulewise.report.card import render_card
+from joulewise.report.page import render_page
+from joulewise.verify.prove import Contest
+from joulewise.workload.store import Store, open_store
+from joulewise.workload.workload import Workload
+
+__all__ = [
+    "contest_of",
+    "file_checks",
+    "open_bundle",
+    "open_hold_out",
+    "scratch_folder",
+    "work_folder",
+    "write",
+]
+
+RECORD = "joulewise.json"
+ORIGINAL = Path("evidence/original")
+HOLD_OUT = Path("evidence/hold_out")
+
+
+@contextmanager
+def work_folder(output: Path, *, resume: bool) -> Iterator[Path]:
+    """Give the folder beside `output` in which a run keeps what it has found so far.
+
+    It stays when the run is interrupted or fails half-way, and is removed when the bundle is
+    written, or when the run fails before its first trial.
+
+    Raises:
+        UsageError: `output` exists, or the folder of another run is there and `resume` is False.
+        JoulewiseError: the folder cannot be written.
+    """
+    folder = output.with_name(f"{output.name}.work")
+    if output.exists():
+        raise UsageError(f"{output} already exists; choose another -o, or remove it first")
+    if folder.exists() and not resume:
+        raise UsageError(
+            f"an interrupted run is in {folder}; go on with --resume, or remove that folder"
+        )
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JoulewiseError(f"cannot write {folder}: {error.strerror}") from error
+    try:
+        yield folder
+    except BaseException as error:
+        if new and not (folder / "study.db").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            raise JoulewiseError(
+                f"cannot write {folder}: {error.strerror}; free some room and go on with --resume"
+            ) from error
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def write(bundle: Bundle, winner: Path, workload: Workload, work: Path, output: Path) -> None:
+    """Write the bundle to `output`, whole or not at all.
+
+    Args:
+        bundle: the record; its artifact's paths are relative to `output`.
+        winner: folder that holds the winner's files.
+        workload: gives the original model and the hold-out items.
+        work: the run's working folder, on the same file system as `output`.
+        output: must not exist.
+    """
+    made, model = work / "bundle", workload.model
+    shutil.rmtree(made, ignore_errors=True)
+    for name in bundle.artifact.files:
+        _copy(winner / Path(name).relative_to("model"), made / name)
+    for name in model.artifact.files:
+        _copy(model.path.parent / name, made / ORIGINAL / name)
+    shutil.copytree(workload.hold_out.folder, made / HOLD_OUT)
+    _copy(work / "study.db", made / "study.db")
+    dump(bundle, made / RECORD)
+    write_atomic(made / "report.html", render_page(bundle).encode())
+    write_atomic(made / "README.md", render_card(bundle).encode())
+    made.replace(output)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a folder for answers that nobody needs afterwards."""
+    with tempfile.TemporaryDirectory(prefix="joulewise-") as folder:
+        yield Path(folder)
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read a bundle's record.
+
+    Raises:
+        InputError: there is no bundle, or it was written by another version.
+    """
+    if not (folder / RECORD).is_file():
+        raise InputError(f"{folder} is not a bundle: it has no {RECORD}")
+    bundle = load(Bundle, folder / RECORD)
+    if bundle.schema != SCHEMA:
+        raise InputError(f"{folder} has schema {bundle.schema}; this joulewise reads {SCHEMA}")
+    return bundle
+
+
+def file_checks(folder: Path, bundle: Bundle) -> tuple[Check, ...]:
+    """Return whether model, original and hold-out data are those that the claim speaks of."""
+    return (
+        _unchanged("model files", folder, bundle.artifact),
+        _unchanged("original model", folder / ORIGINAL, bundle.workload.model_artifact),
+        _hold_out_check(folder, bundle),
+    )
+
+
+def contest_of(folder: Path, bundle: Bundle) -> Contest:
+    """Return the final test that a bundle's claim stands for."""
+    claim = next(claim for claim in bundle.claims if claim.candidate == bundle.recipe)
+    return Contest(
+        original=folder / ORIGINAL / bundle.workload.model_artifact.main,
+        artifact=folder / bundle.artifact.main,
+        candidate=bundle.recipe,
+        baseline=claim.baseline,
+        as_found=bundle.as_found,
+        metric="top1" if bundle.workload.metric == "top1" else "agreement",
+        classes=bundle.workload.classes,
+        batch_items=bundle.workload.batch_items,
+        latency_p95_s=bundle.workload.latency_p95_s,
+        margin=bundle.margin,
+        confidence=bundle.confidence,
+    )
+
+
+def open_hold_out(folder: Path) -> Store:
+    """Open the bundle's hold-out items."""
+    return open_store(folder / HOLD_OUT)
+
+
+def _unchanged(name: str, folder: Path, artifact: Artifact) -> Check:
+    for file, digest in artifact.files.items():
+        if not (folder / file).resolve().is_relative_to(folder.resolve()):
+            return Check(name=name, holds=False, detail=f"{file} lies outside the bundle")
+        try:
+            found = digest_file(folder / file)
+        except InputError as error:
+            return Check(name=name, holds=False, detail=str(error))
+        if found != digest:
+            return Check(name=name, holds=False, detail=f"{file} was altered after the proof")
+    return Check(name=name, holds=True, detail="sha256 as recorded")
+
+
+def _hold_out_check(folder: Path, bundle: Bundle) -> Check:
+    name = "hold-out data"
+    try:
+        digest = open_hold_out(folder).digest()
+    except InputError as error:
+        return Check(name=name, holds=False, detail=str(error))
+    if digest != bundle.workload.splits["hold-out"].digest:
+        detail = "items or labels were altered after the proof"
+        return Check(name=name, holds=False, detail=detail)
+    return Check(name=name, holds=True, detail="sha256 as recorded")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

@@ -1,0 +1,51 @@
+"""What a pass is, and the table of all passes.
+
+A pass is a frozen value with one method; it reads an artifact and calibration items and writes a
+new artifact. The input is never touched. Adding one: one file, one row in PASSES.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from joulewise.core.registry import Entry, Registry
+from joulewise.workload.store import Store
+
+__all__ = ["PASSES", "Pass"]
+
+
+class Pass(Protocol):
+    """Turns the model at `source` into a cheaper one in `folder`.
+
+    `apply` returns the paths it wrote, relative to `folder`, the one to open first. It raises
+    PassError where the model has nothing to change.
+    """
+
+    def apply(self, source: Path, calibration: Store, folder: Path) -> tuple[str, ...]: ...
+
+
+PASSES: Registry[type[Pass]] = Registry(
+    "pass",
+    {
+        "static_int8": Entry(
+            target="joulewise.compress.static_int8:StaticInt8",
+            summary="int8 weights and activations, ranges from calibration items (ONNX Runtime)",
+            requires=("onnx", "onnxruntime"),
+            extra="onnx",
+        ),
+        "dynamic_int8": Entry(
+            target="joulewise.compress.dynamic_int8:DynamicInt8",
+            summary="int8 matrix products with ranges found while running (ONNX Runtime)",
+            requires=("onnx", "onnxruntime"),
+            extra="onnx",
+        ),
+        "nncf_int8": Entry(
+            target="joulewise.compress.nncf_int8:NncfInt8",
+            summary="int8 post-training quantization for OpenVINO (NNCF)",
+            requires=("openvino", "nncf"),
+            extra="openvino",
+        ),
+    },
+    group="joulewise.passes",
+)

@@ -1,0 +1,151 @@
+"""Work in a child process: a crash, a leak or a chatty library there cannot hurt the caller.
+
+The caller sends one JSON request per line and gets one JSON answer per line. Answers travel
+through a pipe of their own, so that whatever a library prints to stdout does no harm. A child
+ends by itself when its caller is gone, even if the caller was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import IO, Any, Self
+
+import msgspec
+
+from joulewise.core.errors import JoulewiseError, ProgramError
+
+__all__ = ["Child", "serve"]
+
+Handler = Callable[..., object]
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Child:
+    """A child process that runs `module` and answers requests.
+
+    Args:
+        module: importable module whose ``__main__`` calls `serve`.
+        environment: variables added to the caller's.
+    """
+
+    def __init__(self, module: str, environment: Mapping[str, str] | None = None) -> None:
+        self.module = module
+        reader, writer = os.pipe()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(writer)],
+                stdin=subprocess.PIPE,
+                stdout=self._errors,
+                stderr=self._errors,
+                pass_fds=(writer,),
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,  # Ctrl-C reaches the caller, which then ends the child
+            )
+        finally:
+            os.close(writer)
+        self._answers = os.fdopen(reader, "rb")
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def ask(self, request: str, timeout_s: float = 600.0, **arguments: object) -> Any:  # noqa: ANN401
+        """Send one request and return its answer, decoded from JSON.
+
+        Raises:
+            ProgramError: the child failed, died, or did not answer within `timeout_s`.
+        """
+        if self._process.stdin is None or self._process.stdin.closed:
+            raise ProgramError(f"{self.module} was closed")
+        line = msgspec.json.encode({"request": request, "arguments": arguments}) + b"\n"
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise ProgramError(self._obituary()) from None
+        answer = self._read_line(time.monotonic() + timeout_s)
+        if not answer:
+            raise ProgramError(self._obituary())
+        decoded = msgspec.json.decode(answer)
+        if "error" in decoded:
+            raise ProgramError(decoded["error"])
+        return decoded["answer"]
+
+    def close(self) -> None:
+        """End the child and free what it held; closing twice is harmless."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._answers.close()
+        self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._process.kill()
+        self.close()
+
+    def _read_line(self, deadline_s: float) -> bytes:
+        ready, _, _ = select.select(
+            [self._answers], [], [], max(0.0, deadline_s - time.monotonic())
+        )
+        if not ready:
+            self._process.kill()
+            raise ProgramError(f"{self.module} did not answer in time and was ended")
+        return self._answers.readline()
+
+    def _obituary(self) -> str:
+        code = self._process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"{self.module} {how}: {lines[-1] if lines else 'it said nothing'}"
+
+
+def serve(handlers: Mapping[str, Handler]) -> None:
+    """Answer requests until the caller closes the pipe. Called by the child's ``__main__``."""
+    _die_with_parent()
+    with os.fdopen(int(sys.argv[1]), "wb") as answers:
+        for line in sys.stdin.buffer:
+            answers.write(_answer(handlers, line) + b"\n")
+            answers.flush()
+
+
+def _answer(handlers: Mapping[str, Handler], line: bytes) -> bytes:
+    asked = msgspec.json.decode(line)
+    try:
+        return msgspec.json.encode({"answer": handlers[asked["request"]](**asked["arguments"])})
+    except JoulewiseError as error:
+        return msgspec.json.encode({"error": str(error)})
+    except Exception as error:  # noqa: BLE001 - every failure of a library becomes one line
+        first = (str(error).strip().splitlines() or [""])[0]
+        return msgspec.json.encode({"error": f"{type(error).__name__}: {first}"})
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,67 @@
+"""What the user declares before the search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from joulewise.core.errors import UsageError
+
+__all__ = ["Settings", "Usage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The terms of the proof.
+
+    Args:
+        margin: largest acceptable loss of quality, as a fraction.
+        confidence: of every bound and interval, in (0.5, 1).
+        runtimes: names of the runtimes to use, None for all that are installed.
+        meter: name of the meter, None for the best that works here.
+        seed: of splits and interleaving.
+        lossless_only: only change how the model is run.
+
+    Raises:
+        UsageError: a value cannot be meant.
+    """
+
+    margin: float = 0.005
+    confidence: float = 0.95
+    runtimes: tuple[str, ...] | None = None
+    meter: str | None = None
+    seed: int = 0
+    lossless_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < 1:
+            raise UsageError(f"a margin of {100 * self.margin:g} points is none; use e.g. 0.5")
+        if not 0.5 < self.confidence < 1:
+            raise UsageError(
+                f"a confidence of {100 * self.confidence:g} % is not between 50 and 100; "
+                "use e.g. 95"
+            )
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed} is negative; use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How the model is used.
+
+    Args:
+        batch_items: items per inference call.
+        latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
+        expected_items: inferences that are expected, None if unknown.
+
+    Raises:
+        UsageError: a value is not positive.
+    """
+
+    batch_items: int = 1
+    latency_p95_s: float | None = None
+    expected_items: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value <= 0:
+                raise UsageError(f"{name.split('_')[0]} must be positive, not {value:g}")

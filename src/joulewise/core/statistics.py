@@ -1,0 +1,273 @@
+"""The statistics of proof: paired non-inferiority of quality, paired ratios of energy.
+
+Why this way: a claim that fails is worse than a claim that was not made, so the quality bound is
+*exact* (its error never exceeds the stated one, however few answers differ), and the energy
+interval comes from interleaved pairs, so that drift of the machine cancels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from joulewise.core.claim import Ratio
+from joulewise.core.energy import Grade
+
+__all__ = [
+    "items_needed",
+    "lower_bound",
+    "noninferiority_p_value",
+    "paired_ratio",
+    "quotient",
+    "score",
+    "smallest_margin",
+    "upper_bound",
+]
+
+Floats = NDArray[np.float64]
+
+NUISANCE_ERROR = 1e-4
+"""Share of the error spent on confining the rate of changed answers (Berger and Boos 1994)."""
+
+NUISANCE_POINTS = 48
+"""Rates of changed answers at which the worst case is looked for."""
+
+
+def score(
+    gained: Floats | float, lost: Floats | float, items: int, difference: float
+) -> Floats | float:
+    """Return the score statistic of a paired difference of proportions.
+
+    Args:
+        gained: items that only the candidate answers right.
+        lost: items that only the baseline answers right.
+        items: all items, > 0.
+        difference: hypothesised difference candidate - baseline, in (-1, 1).
+
+    Returns:
+        (gained - lost - items * difference) over its standard error at the constrained maximum
+        of the likelihood: about standard normal if the difference is true.
+
+    Source: Tango 1998, Statistics in Medicine 17, 891-908, eqs. (5)-(8).
+    """
+    gained, lost = np.asarray(gained, float), np.asarray(lost, float)
+    a = 2.0 * items
+    b = -gained - lost + (2.0 * items - gained + lost) * difference
+    c = -lost * difference * (1.0 - difference)
+    lost_rate = (np.sqrt(np.maximum(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
+    variance = items * (2.0 * lost_rate + difference * (1.0 - difference))
+    excess = gained - lost - items * difference
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = excess / np.sqrt(np.maximum(variance, 0.0))
+    return np.where(np.isnan(value), 0.0, value)
+
+
+def noninferiority_p_value(gained: int, lost: int, items: int, margin: float) -> float:
+    """Return the exact p-value of "the candidate is worse than the baseline by `margin` or more".
+
+    Outcomes are ordered by the score statistic; the unknown rate of changed answers is confined
+    to its confidence interval and the worst case over it is taken, so the test keeps its level
+    for any sample size. Small values speak for non-inferiority.
+
+    Args:
+        gained: items that only the candidate answers right.
+        lost: items that only the baseline answers right.
+        items: all items, >= gained + lost.
+        margin: largest acceptable loss, in (0, 1).
+
+    Source: ordering by the score statistic, Sidik 2003, Statistics in Medicine 22, 265-278;
+    confined nuisance parameter, Berger and Boos 1994, JASA 89, 1012-1016.
+    """
+    observed = float(score(gained, lost, items, -margin))
+    changed = gained + lost
+    low = stats.beta.ppf(NUISANCE_ERROR / 2, changed, items - changed + 1) if changed else 0.0
+    high = (
+        stats.beta.ppf(1 - NUISANCE_ERROR / 2, changed + 1, items - changed)
+        if changed < items
+        else 1.0
+    )
+    rates = np.linspace(max(low, margin), max(high, margin), NUISANCE_POINTS)
+    worst = max(_tail(observed, items, margin, float(rate)) for rate in np.unique(rates))
+    return min(1.0, worst + NUISANCE_ERROR)
+
+
+def _tail(observed: float, items: int, margin: float, rate: float) -> float:
+    """Probability of a score >= `observed` when the true loss is `margin` at this change rate."""
+    spread = 7.0 * math.sqrt(items * rate * (1.0 - rate)) + 8.0
+    first = max(0, math.floor(items * rate - spread))
+    last = min(items, math.ceil(items * rate + spread))
+    changed = np.arange(first, last + 1, dtype=float)
+    needed = _gains_needed(observed, changed, items, margin)
+    gain_share = (rate - margin) / (2.0 * rate) if rate > 0 else 0.0
+    tail = stats.binom.sf(needed - 1, changed, gain_share)
+    return float(np.sum(stats.binom.pmf(changed, items, rate) * tail))
+
+
+def _gains_needed(observed: float, changed: Floats, items: int, margin: float) -> Floats:
+    """Fewest gains among `changed` items that make the score >= `observed` (changed + 1 if none).
+
+    The score grows with the gains at a fixed number of changes, so bisection finds them.
+    """
+    low, high = np.zeros_like(changed), changed + 1.0
+    while np.any(low < high):
+        middle = np.floor((low + high) / 2.0)
+        reached = score(middle, changed - middle, items, -margin) >= observed - 1e-12
+        open_ = low < high
+        high = np.where(open_ & reached, middle, high)
+        low = np.where(open_ & ~reached, middle + 1.0, low)
+    return low
+
+
+def lower_bound(gained: int, lost: int, items: int, confidence: float) -> float:
+    """Return the one-sided exact lower confidence bound of the paired difference.
+
+    The candidate is non-inferior at a margin m exactly when this bound lies above -m.
+
+    Args:
+        gained: items that only the candidate answers right.
+        lost: items that only the baseline answers right.
+        items: all items, > 0.
+        confidence: of the bound, in (0.5, 1).
+
+    Raises:
+        ValueError: the counts are negative or exceed `items`.
+    """
+    if items <= 0 or min(gained, lost) < 0 or gained + lost > items:
+        raise ValueError(f"impossible counts: {gained} gained and {lost} lost of {items}")
+    error = 1.0 - confidence
+    estimate = (gained - lost) / items
+    outer = min(0.999999, max(-estimate, 0.0) + 1.0 / items)
+    while outer < 0.999999 and noninferiority_p_value(gained, lost, items, outer) > error:
+        outer = min(0.999999, outer * 1.5 + 1.0 / items)
+    inner = max(-estimate, 1e-9)
+    if noninferiority_p_value(gained, lost, items, inner) <= error:
+        return -inner
+    for _ in range(30):
+        middle = (inner + outer) / 2.0
+        if noninferiority_p_value(gained, lost, items, middle) <= error:
+            outer = middle
+        else:
+            inner = middle
+        if outer - inner < 1e-6:
+            break
+    return -outer
+
+
+def upper_bound(gained: int, lost: int, items: int, confidence: float) -> float:
+    """Return the one-sided exact upper confidence bound of the paired difference."""
+    return -lower_bound(lost, gained, items, confidence)
+
+
+def smallest_margin(items: int, confidence: float) -> float:
+    """Return the smallest margin that `items` items can certify, reached when no answer changes."""
+    return -lower_bound(0, 0, items, confidence)
+
+
+def items_needed(margin: float, difference: float, changed_ratio: float, confidence: float) -> int:
+    """Return about how many items certify `margin` for such a candidate with 80 % probability.
+
+    Args:
+        margin: largest acceptable loss, in (0, 1).
+        difference: true difference candidate - baseline; must lie above -margin.
+        changed_ratio: fraction of items that only one of the two answers right.
+        confidence: of the bound, in (0.5, 1).
+
+    Raises:
+        ValueError: the difference does not lie above -margin, so no number suffices.
+
+    Source: normal approximation of the paired difference, n = (z_a + z_b)^2 v / (margin + d)^2
+    with v = changed_ratio - d^2 (Nam 1997, Biometrics 53, 1422-1430).
+    """
+    room = margin + difference
+    if room <= 0:
+        raise ValueError("a candidate that is worse by the margin or more is never certified")
+    z = stats.norm.ppf(confidence) + stats.norm.ppf(0.8)
+    by_variance = z * z * max(changed_ratio - difference * difference, 0.0) / (room * room)
+    with_no_change = math.log(1.0 - confidence) / math.log1p(-margin)
+    return math.ceil(max(by_variance, with_no_change))
+
+
+def paired_ratio(
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    *,
+    confidence: float,
+    pair_ratio: float,
+    grade: Grade,
+    objective: str,
+) -> Ratio:
+    """Return the energy ratio of interleaved pairs with its interval.
+
+    The interval is Student's t on the mean log-ratio, widened by the factor `pair_ratio` on both
+    sides for the part of the sensor's band that does not cancel.
+
+    Args:
+        baseline: joules per item of each pair's baseline block, > 0.
+        candidate: the same for the candidate, in the same order.
+        confidence: two-sided, in (0, 1).
+        pair_ratio: largest factor (>= 1) by which the sensor may distort a ratio.
+        grade: of both sides.
+        objective: "net of idle" or "gross".
+
+    Raises:
+        ValueError: fewer than two pairs, unequal lengths, or a value that is not positive.
+
+    Source: t interval of log-ratios, e.g. Georges, Buytaert, Eeckhout 2007 (OOPSLA), sec. 3.
+    """
+    logs = _log_ratios(baseline, candidate)
+    mean = float(np.mean(logs))
+    error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+    half = float(stats.t.ppf(0.5 + confidence / 2.0, len(logs) - 1)) * error
+    return Ratio(
+        value=math.exp(mean),
+        low=math.exp(mean - half) / pair_ratio,
+        high=math.exp(mean + half) * pair_ratio,
+        sampling_low=math.exp(mean - half),
+        sampling_high=math.exp(mean + half),
+        confidence=confidence,
+        pairs=len(logs),
+        grade=grade,
+        objective=objective,
+    )
+
+
+def quotient(candidate: Ratio, baseline: Ratio) -> Ratio:
+    """Return the ratio of two programs that were each compared with the same third one.
+
+    Half-widths add in quadrature on the logarithmic scale; the sensor's part of the band applies
+    once, because it speaks of the two programs and not of the one between them.
+
+    Args:
+        candidate: candidate over anchor.
+        baseline: baseline over anchor.
+    """
+    value = candidate.value / baseline.value
+    half = math.hypot(
+        math.log(candidate.sampling_high / candidate.value),
+        math.log(baseline.sampling_high / baseline.value),
+    )
+    band = max(r.high / r.sampling_high for r in (candidate, baseline))
+    return Ratio(
+        value=value,
+        low=value * math.exp(-half) / band,
+        high=value * math.exp(half) * band,
+        sampling_low=value * math.exp(-half),
+        sampling_high=value * math.exp(half),
+        confidence=candidate.confidence,
+        pairs=min(candidate.pairs, baseline.pairs),
+        grade=candidate.grade,
+        objective=candidate.objective,
+    )
+
+
+def _log_ratios(baseline: Sequence[float], candidate: Sequence[float]) -> Floats:
+    if len(baseline) != len(candidate) or len(baseline) < 2:
+        raise ValueError("a ratio needs at least two pairs of blocks")
+    both = np.array([baseline, candidate], dtype=float)
+    if not np.all(both > 0):
+        raise ValueError("joules per item must be positive in every block")
+    return np.asarray(np.log(both[1] / both[0]))

@@ -1,0 +1,86 @@
+"""A program in a process of its own: measured from outside, a crash costs one trial."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from joulewise.core.child import Child
+from joulewise.core.energy import Timing
+from joulewise.core.recipe import RunSettings
+from joulewise.export.program import RUNTIMES, Array
+from joulewise.workload.store import Store
+
+__all__ = ["ProgramProcess"]
+
+
+class ProgramProcess:
+    """A fresh process in which one artifact is open.
+
+    Args:
+        path: the artifact's main file.
+        settings: how it is run.
+        store: the items that timed blocks run over, in real order.
+        batch_items: items per inference call.
+
+    Raises:
+        MissingExtraError: the runtime is not installed.
+        ProgramError: the runtime cannot open the artifact.
+    """
+
+    def __init__(self, path: Path, settings: RunSettings, store: Store, batch_items: int) -> None:
+        RUNTIMES.require(settings.runtime)
+        self.batch_items = batch_items
+        self._child = Child("joulewise.export.worker")
+        try:
+            self.load_s: float = self._child.ask(
+                "open",
+                path=str(path.absolute()),
+                settings=asdict(settings),
+                store=str(store.folder.absolute()),
+                batch_items=batch_items,
+            )
+        except BaseException:
+            self._child.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Process id, for meters."""
+        return self._child.pid
+
+    def block(self, batches: int) -> Timing:
+        """Run `batches` batches and return how long they took."""
+        answer = self._child.ask("block", batches=batches)
+        return Timing(items=batches * self.batch_items, **answer)
+
+    def predict(self, store: Store, folder: Path, limit: int | None = None) -> list[Array]:
+        """Return all outputs for the first `limit` items of `store`, kept in `folder`."""
+        count = self._child.ask(
+            "predict",
+            timeout_s=24 * 3600.0,
+            store=str(store.folder.absolute()),
+            batch_items=self.batch_items,
+            limit=limit,
+            output=str(folder.absolute()),
+        )
+        return [np.load(folder / f"{i}.npy", allow_pickle=False) for i in range(count)]
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

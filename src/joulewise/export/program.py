@@ -1,0 +1,71 @@
+"""What a runtime is: it opens an artifact and gives a program that answers batches.
+
+Adding a runtime: one file with a class that has these members, one row in RUNTIMES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from joulewise.core.recipe import RunSettings
+from joulewise.core.registry import Entry, Registry
+
+__all__ = ["RUNTIMES", "Program", "Runtime", "thread_counts"]
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+
+
+class Program(Protocol):
+    """An artifact opened on its runtime. `run` returns when all outputs are there."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]: ...
+    def close(self) -> None: ...
+
+
+class Runtime(Protocol):
+    """A way to run artifacts.
+
+    `as_found` are the settings of a user who sets nothing; `lossless` are settings that change
+    joules and latency but not the arithmetic; `lossy` change the arithmetic of the same model.
+    """
+
+    formats: tuple[str, ...]
+
+    def as_found(self) -> RunSettings: ...
+    def lossless(self, cpus: int) -> Sequence[RunSettings]: ...
+    def lossy(
+        self, best: RunSettings, instruction_sets: Sequence[str]
+    ) -> Sequence[RunSettings]: ...
+    def open(
+        self, path: Path, settings: RunSettings, shapes: Mapping[str, Sequence[int]]
+    ) -> Program: ...
+
+
+RUNTIMES: Registry[type[Runtime]] = Registry(
+    "runtime",
+    {
+        "onnxruntime": Entry(
+            target="joulewise.export.onnxruntime:OnnxRuntime",
+            summary="ONNX Runtime on the CPU",
+            requires=("onnxruntime", "onnx"),
+            extra="onnx",
+        ),
+        "openvino": Entry(
+            target="joulewise.export.openvino:OpenVino",
+            summary="OpenVINO on the CPU",
+            requires=("openvino",),
+            extra="openvino",
+        ),
+    },
+    group="joulewise.runtimes",
+)
+
+
+def thread_counts(cpus: int) -> tuple[int, ...]:
+    """Return the thread counts worth trying: powers of two below `cpus`, and `cpus` itself."""
+    powers = [1 << k for k in range(cpus.bit_length()) if 1 << k < cpus]
+    return (*powers, cpus)

@@ -1,0 +1,111 @@
+"""Estimate joules from the CPU time of processes and a sourced power table (grade D).
+
+The joules are CPU seconds times the watts that a machine of this microarchitecture draws above
+idle per busy logical CPU. Other tenants, waiting and sleeping cost nothing here, so it works in
+virtual machines and on shared hosts; what it cannot see is that some instructions draw more than
+others, which is the pair ratio.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from joulewise.core.energy import Grade, Reading, Sensor
+from joulewise.core.host import Host
+from joulewise.measure.power_table import INSTRUCTION_MIX_SPREAD_RATIO, PowerRow, power_of
+from joulewise.measure.processes import PROC, ProcessTree, process_cpu_s
+
+__all__ = ["CpuTimeMeter", "probe"]
+
+RAIL = "cpu"
+
+CLOCK_STEP_S = 1e-9
+"""Step of the process CPU clock. Source: clock_getres(2), Linux with high-resolution timers."""
+
+
+def probe(*, proc: Path = PROC, platform: str = sys.platform) -> str | None:
+    """Return why CPU time cannot be read here, None where it can.
+
+    Args:
+        proc: where the proc file system is; another folder in tests.
+        platform: as in sys.platform.
+    """
+    if not platform.startswith("linux"):
+        return f"exact CPU times of other processes need Linux, this is {platform}"
+    if not (proc / "self" / "stat").exists():
+        return f"{proc} is not mounted; mount it with: mount -t proc proc {proc}"
+    return None
+
+
+class CpuTimeMeter:
+    """Count estimated joules of processes and their children.
+
+    Args:
+        pids: the processes to bill.
+        host: the machine; decides the row of the power table.
+        proc: where the proc file system is; another folder in tests.
+        clock: reads the CPU time of one process, s.
+
+    Raises:
+        SensorError: a process does not exist.
+    """
+
+    grade: ClassVar[Grade] = "D"
+    probe: ClassVar[Callable[[], str | None]] = staticmethod(probe)
+
+    def __init__(
+        self,
+        pids: Sequence[int],
+        *,
+        host: Host,
+        proc: Path = PROC,
+        clock: Callable[[int], float] = process_cpu_s,
+    ) -> None:
+        self._row = power_of(host)
+        self._tree = ProcessTree(pids, proc=proc, clock=clock)
+        self.sensor = cpu_time_sensor(self._row)
+        self.idle_w: float | None = self._row.idle_w.central * host.logical_cpus
+
+    @classmethod
+    def attach(cls, pids: Sequence[int], host: Host) -> CpuTimeMeter:
+        """Open the meter on processes of this machine."""
+        return cls(pids, host=host)
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of the processes and their children since they started, s."""
+        return self._tree.cpu_s()
+
+    def joules_of(self, cpu_s: float) -> float:
+        """Return the central estimate for `cpu_s` seconds of CPU time, J."""
+        return cpu_s * self._row.net_w.central
+
+    def read(self) -> Reading:
+        """Return the estimated joules since the processes started."""
+        return Reading(time_s=time.monotonic(), rails_j={RAIL: self.joules_of(self.cpu_s())})
+
+    def close(self) -> None:
+        """Do nothing: no resource is held between readings."""
+
+
+def cpu_time_sensor(row: PowerRow) -> Sensor:
+    """Describe the estimate that a row of the power table gives."""
+    return Sensor(
+        name="cpu-time",
+        grade="D",
+        boundary=(
+            "share of the whole server's wall power above idle, by CPU time of the process and "
+            "its children"
+        ),
+        rails=(RAIL,),
+        includes_idle=False,
+        resolution_j=row.net_w.central * CLOCK_STEP_S,
+        update_period_s=None,
+        low_ratio=row.net_w.low / row.net_w.central,
+        high_ratio=row.net_w.high / row.net_w.central,
+        pair_ratio=INSTRUCTION_MIX_SPREAD_RATIO,
+        source=f"{row.name}, {row.servers} servers: {row.source}",
+    )

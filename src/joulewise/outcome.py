@@ -1,0 +1,174 @@
+"""Turn trials, choice and proof into the record that the bundle holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from joulewise.core.claim import Check, Claim, Ledger, Trial
+from joulewise.core.energy import Interval
+from joulewise.core.host import package_versions
+from joulewise.core.recipe import Recipe
+from joulewise.core.records import Artifact, Bundle, describe_artifact
+from joulewise.measure.bill import Bill
+from joulewise.search.choose import Choice, with_reasons
+from joulewise.search.session import Session
+from joulewise.verify.prove import Contest, Proof
+from joulewise.workload.workload import workload_record
+
+__all__ = ["Outcome", "contest", "record"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a search has come to.
+
+    Args:
+        trials: all that was tried.
+        choice: baseline and candidate.
+        proof: of the candidate; None where there was none.
+        smallest_margin: that the hold-out can certify, as a fraction.
+        warnings: each with its remedy.
+    """
+
+    trials: tuple[Trial, ...]
+    choice: Choice
+    proof: Proof | None
+    smallest_margin: float
+    warnings: tuple[str, ...]
+
+
+def contest(session: Session, choice: Choice, candidate: Trial) -> Contest:
+    """Return the final test of `candidate`: against the baseline, or as found if it is that."""
+    workload, recipe = session.workload, candidate.recipe
+    return Contest(
+        original=workload.model.path,
+        artifact=session.artifact_folder(recipe) / _files(session, recipe).main,
+        candidate=recipe,
+        baseline=(choice.as_found if recipe.lossless else choice.baseline).recipe,
+        as_found=choice.as_found.recipe,
+        metric=session.judge.metric,
+        classes=workload.classes,
+        batch_items=workload.usage.batch_items,
+        latency_p95_s=workload.usage.latency_p95_s,
+        margin=session.settings.margin,
+        confidence=session.settings.confidence,
+    )
+
+
+def record(session: Session, outcome: Outcome, bill: Bill) -> Bundle:
+    """Return the bundle's record."""
+    settings, choice, proof = session.settings, outcome.choice, outcome.proof
+    ledger = _ledger(bill, proof)
+    claim = None if proof is None else _with_payback(proof.claim, ledger, session)
+    recipe = claim.candidate if claim is not None and claim.holds else choice.as_found.recipe
+    verdict = "keep" if claim is None or not claim.holds else _verdict(recipe)
+    return Bundle(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        verdict=verdict,
+        summary=_summary(verdict, outcome, claim),
+        workload=workload_record(session.workload, session.judge.metric),
+        host=session.host,
+        packages=package_versions(),
+        seed=settings.seed,
+        margin=settings.margin,
+        confidence=settings.confidence,
+        smallest_margin=outcome.smallest_margin,
+        recipe=recipe,
+        artifact=_inside_bundle(_files(session, recipe)),
+        as_found=choice.as_found.recipe,
+        baseline=choice.baseline.recipe,
+        claims=() if claim is None else (claim,),
+        trials=with_reasons(outcome.trials, choice),
+        ledger=ledger,
+        warnings=(*outcome.warnings, *_noise(outcome)),
+    )
+
+
+def _verdict(recipe: Recipe) -> str:
+    return "rerun" if recipe.lossless else "cheaper"
+
+
+def _files(session: Session, recipe: Recipe) -> Artifact:
+    if not recipe.steps:
+        return session.workload.model.artifact
+    folder = session.artifact_folder(recipe)
+    names = sorted(path.name for path in folder.iterdir())
+    main = next(name for name in ("model.onnx", "model.xml") if name in names)
+    names = [main, *(name for name in names if name != main)]
+    return describe_artifact(folder, names, "onnx" if main.endswith(".onnx") else "openvino")
+
+
+def _inside_bundle(artifact: Artifact) -> Artifact:
+    return replace(
+        artifact, files={f"model/{name}": digest for name, digest in artifact.files.items()}
+    )
+
+
+def _ledger(bill: Bill, proof: Proof | None) -> Ledger:
+    ledger = Ledger(stages_j=bill.stages_j, seconds=bill.seconds, grade=bill.meter.sensor.grade)
+    if proof is None:
+        return ledger
+    return replace(ledger, break_even_items=_break_even(ledger.total_j.central, proof))
+
+
+def _break_even(cost_j: float, proof: Proof) -> Interval | None:
+    """Return after how many items the saving has paid `cost_j`.
+
+    Cost and saving come from the same sensor, so the band of its absolute joules cancels and the
+    interval is that of the ratio.
+    """
+    before, ratio = proof.measurements["baseline"].net_j_per_item, proof.claim.ratio
+    if before is None or ratio.high >= 1:
+        return None
+    items = [cost_j / (before.central * (1 - r)) for r in (ratio.low, ratio.value, ratio.high)]
+    return Interval(low=items[0], central=items[1], high=items[2])
+
+
+def _with_payback(claim: Claim, ledger: Ledger, session: Session) -> Claim:
+    """Add the condition that the search pays back, where the user said how many items come."""
+    expected, pays = session.workload.usage.expected_items, ledger.break_even_items
+    if expected is None:
+        return claim
+    check = Check(
+        name="pays back",
+        holds=pays is not None and pays.high <= expected,
+        detail="the saving is not certain"
+        if pays is None
+        else f"after {pays.high:,.0f} items at the latest; {expected:,} are expected",
+    )
+    return replace(claim, checks=(*claim.checks, check))
+
+
+def _noise(outcome: Outcome) -> list[str]:
+    taken = [trial.measurement for trial in outcome.trials if trial.measurement is not None]
+    if outcome.proof is not None:
+        taken = list(outcome.proof.measurements.values())
+    return list(dict.fromkeys(text for measurement in taken for text in measurement.warnings))
+
+
+def _summary(verdict: str, outcome: Outcome, claim: Claim | None) -> str:
+    if verdict == "cheaper":
+        return "a changed model does the same job for fewer joules"
+    if verdict == "rerun":
+        return "the same model, run another way, needs fewer joules"
+    if claim is not None:
+        failed = [f"{check.name} ({check.detail})" for check in claim.checks if not check.holds]
+        return f"the best candidate failed the final test: {'; '.join(failed)}"
+    return _nothing_helps(outcome.trials, outcome.choice)
+
+
+def _nothing_helps(trials: Sequence[Trial], choice: Choice) -> str:
+    changed = [trial for trial in trials if not trial.recipe.lossless]
+    inferior = sum(1 for t in changed if t.difference and t.reason and "quality" in t.reason)
+    failed = sum(1 for t in changed if t.state == "failed")
+    dear = len(changed) - inferior - failed
+    words = [
+        f"{inferior} lost quality" if inferior else "",
+        f"{dear} saved no joules with certainty" if dear else "",
+        f"{failed} could not be made or run" if failed else "",
+    ]
+    told = ", ".join(word for word in words if word) or "none could be tried"
+    way = "" if choice.baseline is choice.as_found else ", nor does another way to run it"
+    return f"of {len(changed)} changed models {told}{way}"

@@ -1,0 +1,203 @@
+"""The whole chain on one screen: workload -> search -> proof -> bundle."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from joulewise import bundle as bundles
+from joulewise.core.claim import Check, Claim, Trial
+from joulewise.core.errors import MissingExtraError
+from joulewise.core.host import Host, read_host
+from joulewise.core.recipe import Recipe
+from joulewise.core.records import Bundle
+from joulewise.core.settings import Settings, Usage
+from joulewise.export.process import ProgramProcess
+from joulewise.export.program import RUNTIMES
+from joulewise.measure.bill import Bill
+from joulewise.measure.interleave import Plan
+from joulewise.measure.meters import meter_opener
+from joulewise.outcome import Outcome, contest, record
+from joulewise.search.choose import choose
+from joulewise.search.run import search
+from joulewise.search.session import Session
+from joulewise.search.space import as_found_recipe
+from joulewise.verify.prove import prove
+from joulewise.workload.judge import Judge
+from joulewise.workload.task import choose_metric
+from joulewise.workload.workload import Workload, check_certifiable, open_workload
+
+__all__ = ["Progress", "Silent", "Verification", "optimize", "usable_runtimes", "verify"]
+
+PROOF_PLAN = Plan(rounds=20, block_s=0.25)
+
+
+class Progress(Protocol):
+    """Told what happens, while it happens."""
+
+    def stage(self, text: str) -> None: ...
+    def trial(self, number: int, total: int, recipe: Recipe, trial: Trial | None) -> None: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, text: str) -> None:
+        """Say nothing."""
+
+    def trial(self, number: int, total: int, recipe: Recipe, trial: Trial | None) -> None:
+        """Say nothing."""
+
+
+def optimize(
+    model: str | Path,
+    data: str,
+    output: str | Path,
+    *,
+    usage: Usage | None = None,
+    settings: Settings | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Find the version of a model that does the same job for the fewest joules, with proof.
+
+    Args:
+        model: an ONNX file.
+        data: a ``.npz`` file, a folder of images, or ``package.module:function``.
+        output: folder for the bundle; must not exist.
+        usage: how the model is used; one item at a time by default.
+        settings: what is declared before the search.
+        resume: go on with an interrupted run of the same command.
+        progress: told what happens.
+
+    Returns:
+        The bundle as written to ``output/joulewise.json``. Its verdict may be to keep the model.
+
+    Raises:
+        JoulewiseError: see joulewise.core.errors; nothing is half-written.
+    """
+    usage, settings, progress = usage or Usage(), settings or Settings(), progress or Silent()
+    output, host = Path(output), read_host()
+    runtimes, warnings = usable_runtimes(settings.runtimes)
+    with bundles.work_folder(output, resume=resume) as work:
+        open_meter = meter_opener(settings.meter, host)
+        bill = Bill(open_meter([os.getpid()]))
+        progress.stage("reading the model and the data")
+        with bill.stage("preparation"):
+            workload = open_workload(Path(model), data, usage, settings.seed, work / "data")
+            smallest = check_certifiable(
+                workload.hold_out.items, settings.margin, settings.confidence
+            )
+            judge = judge_of_original(workload, runtimes, settings, work / "original")
+        session = Session(
+            workload=workload, judge=judge, settings=settings, runtimes=runtimes, host=host,
+            open_meter=open_meter, folder=work,
+        )  # fmt: skip
+        progress.stage(
+            f"{workload.hold_out.items:,} hold-out items can certify a loss of "
+            f"{100 * smallest:.2f} points at the best; {100 * settings.margin:g} are declared"
+        )
+        trials = search(session, bill, progress.trial)
+        choice, proof = choose(trials), None
+        if choice.candidate is not None:
+            progress.stage(f"proving {choice.candidate.recipe} on the hold-out")
+            with bill.stage("proof"):
+                test = contest(session, choice, choice.candidate)
+                plan = replace(PROOF_PLAN, seed=settings.seed)
+                proof = prove(test, workload.hold_out, open_meter, plan, work / "proof")
+        outcome = Outcome(
+            trials=trials, choice=choice, proof=proof, smallest_margin=smallest, warnings=warnings
+        )
+        bundle = record(session, outcome, bill)
+        bundles.write(bundle, session.artifact_folder(bundle.recipe), workload, work, output)
+    return bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What a second proof found.
+
+    Args:
+        claim: the claim as proved here and now; None where the files were altered or the bundle
+            claims nothing.
+        checks: conditions besides those of the claim.
+        host: the machine of this proof.
+    """
+
+    claim: Claim | None
+    checks: tuple[Check, ...]
+    host: Host
+
+    @property
+    def holds(self) -> bool:
+        """True when all checks hold, those of the claim included."""
+        return all(c.holds for c in self.checks) and (self.claim is None or self.claim.holds)
+
+
+def verify(
+    folder: str | Path, *, meter: str | None = None, progress: Progress | None = None
+) -> Verification:
+    """Prove a bundle again on this machine; no stored figure is trusted.
+
+    Args:
+        folder: a bundle.
+        meter: name of the meter, None for the best that works here.
+        progress: told what happens.
+
+    Raises:
+        InputError: the folder is no bundle.
+        ProgramError: a program could not be opened or run.
+    """
+    folder, progress, host = Path(folder), progress or Silent(), read_host()
+    bundle = bundles.open_bundle(folder)
+    progress.stage("comparing digests")
+    checks = bundles.file_checks(folder, bundle)
+    if bundle.verdict == "keep" or not all(check.holds for check in checks):
+        return Verification(claim=None, checks=checks, host=host)
+    progress.stage(f"proving {bundle.recipe} again on this machine")
+    plan = replace(PROOF_PLAN, seed=bundle.seed + 1)
+    test, hold_out = bundles.contest_of(folder, bundle), bundles.open_hold_out(folder)
+    with bundles.scratch_folder() as scratch:
+        claim = prove(test, hold_out, meter_opener(meter, host), plan, scratch).claim
+    return Verification(claim=claim, checks=checks, host=host)
+
+
+def usable_runtimes(asked: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the runtimes to use and a warning for each that could be installed.
+
+    Raises:
+        UsageError: a runtime was asked for that does not exist.
+        MissingExtraError: a runtime was asked for, or is needed, that is not installed.
+    """
+    if asked is not None:
+        for name in asked:
+            RUNTIMES.require(name)
+        return asked, ()
+    missing = {name: RUNTIMES.missing(name) for name in RUNTIMES}
+    usable = tuple(name for name, package in missing.items() if package is None)
+    if not usable:
+        RUNTIMES.require(next(iter(RUNTIMES)))
+    return usable, tuple(
+        f"{name} was not tried: {MissingExtraError(package, RUNTIMES[name].extra)}"
+        for name, package in missing.items()
+        if package is not None
+    )
+
+
+def judge_of_original(
+    workload: Workload, runtimes: tuple[str, ...], settings: Settings, folder: Path
+) -> Judge:
+    """Run the original as found over the search split; all else is scored against that."""
+    run, batch_items = as_found_recipe(runtimes).run, workload.usage.batch_items
+    with ProgramProcess(workload.model.path, run, workload.search, batch_items) as program:
+        outputs = program.predict(workload.search, folder)
+    return Judge(
+        metric=choose_metric(outputs, workload.search.labels),
+        original=outputs,
+        labels=workload.search.labels,
+        classes=workload.classes,
+        split_digest=workload.search.digest(),
+        confidence=settings.confidence,
+    )

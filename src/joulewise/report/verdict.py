@@ -1,0 +1,352 @@
+"""The verdict in four lines, and the table of all that was tried, as plain text.
+
+Only what the records prove is said: a bundle that announces a winner without a claim that holds
+is refused, and joules before and after are left out where no trial measured both at the grade of
+the claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from joulewise.core.claim import Claim, Difference, Ratio, Trial
+from joulewise.core.energy import Interval, Measurement
+from joulewise.core.errors import InputError
+from joulewise.core.recipe import Recipe
+from joulewise.core.records import Bundle
+from joulewise.report.text import (
+    MISSING,
+    approximate,
+    change,
+    count,
+    counted,
+    describe_recipe,
+    grade_word,
+    graded,
+    joules,
+    percent,
+    plain,
+    points,
+    ratio,
+    seconds,
+    size,
+    span,
+)
+
+__all__ = [
+    "LABELS",
+    "TrialRow",
+    "headline",
+    "j_per_item",
+    "trial_table",
+    "verdict_lines",
+    "verdict_parts",
+    "winning_claim",
+]
+
+LABELS = ("result", "energy", "quality", "cost")
+_METRICS = {"top1": "accuracy", "agreement": "agreement with the original"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """One trial as text.
+
+    Args:
+        recipe: what was tried, in words.
+        role: "as found", "strongest lossless way", both, or empty.
+        ratio: energy ratio to the anchor of the study, with its interval.
+        joules: joules per item with their grade.
+        quality: on the search split, with the difference to the original.
+        size: of the artifact.
+        verdict: "chosen", or the state of the trial: "measured", "rejected", "failed".
+        reason: why it lost; empty for the chosen one.
+    """
+
+    recipe: str
+    role: str
+    ratio: str
+    joules: str
+    quality: str
+    size: str
+    verdict: str
+    reason: str
+
+
+def verdict_lines(bundle: Bundle) -> tuple[str, str, str, str]:
+    """Return the verdict for a terminal: result, energy, quality and cost, one line each.
+
+    Raises:
+        InputError: the bundle announces a winner that no claim in it proves.
+    """
+    width = max(map(len, LABELS)) + 2
+    result, energy, quality, cost = (
+        f"{label:<{width}}{part}" for label, part in zip(LABELS, verdict_parts(bundle), strict=True)
+    )
+    return result, energy, quality, cost
+
+
+def verdict_parts(bundle: Bundle) -> tuple[str, str, str, str]:
+    """Return the verdict without its LABELS; ``"; "`` parts the statements of a line.
+
+    Raises:
+        InputError: the bundle announces a winner that no claim in it proves.
+    """
+    claim = winning_claim(bundle)
+    if claim is None:
+        return (_kept(bundle), _best_rejected(bundle), _certifiable(bundle), _cost(bundle))
+    return (_won(bundle), _energy(bundle, claim), _quality(claim), _cost(bundle))
+
+
+def headline(bundle: Bundle) -> str:
+    """Return the verdict in a few words, with the grade of any joules it speaks of.
+
+    Raises:
+        InputError: the bundle announces a winner that no claim in it proves.
+    """
+    claim = winning_claim(bundle)
+    if claim is None:
+        return "The original model is kept"
+    return (
+        f"{(1 - claim.ratio.value) * 100:.1f} % fewer joules per item, "
+        f"{grade_word(claim.ratio.grade)} (grade {claim.ratio.grade})"
+    )
+
+
+def winning_claim(bundle: Bundle) -> Claim | None:
+    """Return the claim that proves the winner, None where the original is kept.
+
+    Raises:
+        InputError: the bundle announces a winner that no claim in it proves.
+    """
+    if bundle.verdict == "keep":
+        return None
+    for claim in reversed(bundle.claims):
+        if claim.candidate == bundle.recipe and claim.holds:
+            return claim
+    raise InputError(
+        f"the bundle says {plain(bundle.verdict)!r} but holds no claim that proves it; "
+        "make it again with: joulewise optimize"
+    )
+
+
+def trial_table(bundle: Bundle) -> list[TrialRow]:
+    """Return one row of text per trial, in the order in which they were tried."""
+    return [_row(bundle, trial) for trial in bundle.trials]
+
+
+def j_per_item(measurement: Measurement | None, objective: str) -> Interval | None:
+    """Return joules per item under an objective ("net of idle" or "gross"), None if unknown."""
+    if measurement is None or measurement.items == 0:
+        return None
+    gross = objective == "gross"
+    return measurement.gross_j_per_item if gross else measurement.net_j_per_item
+
+
+def _row(bundle: Bundle, trial: Trial) -> TrialRow:
+    return TrialRow(
+        recipe=describe_recipe(trial.recipe),
+        role=_role(bundle, trial.recipe),
+        ratio=_ratio_cell(trial.ratio),
+        joules=_joules_cell(trial),
+        quality=_quality_cell(trial),
+        size=size(trial.size_bytes),
+        verdict="chosen" if trial.recipe == bundle.recipe else plain(trial.state),
+        reason=plain(trial.reason or ""),
+    )
+
+
+def _role(bundle: Bundle, recipe: Recipe) -> str:
+    roles = (("as found", bundle.as_found), ("strongest lossless way", bundle.baseline))
+    return ", ".join(name for name, named in roles if named == recipe)
+
+
+def _ratio_cell(value: Ratio | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{ratio(value.value)} ({ratio(value.low)} to {ratio(value.high)}) [{value.grade}]"
+
+
+def _joules_cell(trial: Trial) -> str:
+    objective = trial.ratio.objective if trial.ratio else "net of idle"
+    interval = j_per_item(trial.measurement, objective)
+    if trial.measurement is None or interval is None:
+        return MISSING
+    return graded(interval.central, trial.measurement.sensor.grade)
+
+
+def _quality_cell(trial: Trial) -> str:
+    if trial.quality is None:
+        return MISSING
+    text = percent(trial.quality.value)
+    return text if trial.difference is None else f"{text} ({points(trial.difference.value)})"
+
+
+def _model_name(bundle: Bundle) -> str:
+    return plain(PurePosixPath(bundle.workload.model).name or bundle.workload.model)
+
+
+def _won(bundle: Bundle) -> str:
+    return f"{_model_name(bundle)} -> {describe_recipe(bundle.recipe)}"
+
+
+def _kept(bundle: Bundle) -> str:
+    return f"{_model_name(bundle)} is kept as it is: {plain(bundle.summary)}"
+
+
+def _energy(bundle: Bundle, claim: Claim) -> str:
+    baseline = _baseline_name(bundle, claim)
+    parts = [*_before_and_after(bundle, claim), _final_test(claim.ratio, baseline)]
+    if claim.baseline != bundle.as_found:
+        found = claim.ratio_as_found
+        parts.append(
+            f"{ratio(found.value)} times the model as found "
+            f"({ratio(found.low)} to {ratio(found.high)}, grade {found.grade})"
+        )
+    return "; ".join(parts)
+
+
+def _baseline_name(bundle: Bundle, claim: Claim) -> str:
+    found = claim.baseline == bundle.as_found
+    return "the model as found" if found else "the strongest lossless way"
+
+
+def _before_and_after(bundle: Bundle, claim: Claim) -> list[str]:
+    """Return joules per item of both sides in the search, or nothing where one is unknown."""
+    before = _trial_j(bundle.trials, claim.baseline, claim.ratio)
+    after = _trial_j(bundle.trials, claim.candidate, claim.ratio)
+    if before is None or after is None:
+        return []
+    word, grade = grade_word(claim.ratio.grade), claim.ratio.grade
+    return [f"{joules(before)} -> {joules(after)} per item, {word} in the search (grade {grade})"]
+
+
+def _trial_j(trials: Sequence[Trial], recipe: Recipe, like: Ratio) -> float | None:
+    """Return central J/item of `recipe` at the grade and objective of `like`, else None."""
+    for trial in trials:
+        measurement = trial.measurement
+        if trial.recipe != recipe or measurement is None or measurement.sensor.grade != like.grade:
+            continue
+        interval = j_per_item(measurement, like.objective)
+        if interval is not None:
+            return interval.central
+    return None
+
+
+def _final_test(value: Ratio, baseline: str) -> str:
+    return (
+        f"final test: {ratio(value.value)} times {baseline} ({change(value.value)}, "
+        f"{value.confidence * 100:g} % interval {ratio(value.low)} to {ratio(value.high)}, "
+        f"{counted(value.pairs, 'pair')}, {grade_word(value.grade)}, grade {value.grade}, "
+        f"{plain(value.objective)})"
+    )
+
+
+def _quality(claim: Claim) -> str:
+    difference = claim.difference
+    if claim.candidate.lossless and difference.changed == 0:
+        return (
+            f"the answers are the same: 0 of {count(difference.items)} items changed; "
+            f"{_metric(claim)} {percent(claim.quality_candidate.value)}"
+        )
+    return (
+        f"{_metric(claim)} {percent(claim.quality_baseline.value)} -> "
+        f"{percent(claim.quality_candidate.value)}; {_bounded(difference, claim.margin)}; "
+        f"{_flips(difference)}{_worst_slice(difference)}"
+    )
+
+
+def _metric(claim: Claim) -> str:
+    metric = claim.quality_candidate.metric
+    return _METRICS.get(metric, plain(metric))
+
+
+def _bounded(difference: Difference, margin: float) -> str:
+    return (
+        f"difference {points(difference.value)}, lower bound {points(difference.lower)} at "
+        f"{difference.confidence * 100:g} %, margin {points(margin, signed=False)}"
+    )
+
+
+def _flips(difference: Difference) -> str:
+    return (
+        f"{count(difference.changed)} of {count(difference.items)} answers changed "
+        f"({count(difference.gained)} gained, {count(difference.lost)} lost)"
+    )
+
+
+def _worst_slice(difference: Difference) -> str:
+    if difference.worst_slice is None:
+        return ""
+    return f"; worst class {plain(difference.worst_slice)} {points(difference.worst_slice_value)}"
+
+
+def _best_rejected(bundle: Bundle) -> str:
+    """Return what came nearest: the best failed claim, else the cheapest rejected trial."""
+    claims = [claim for claim in bundle.claims if not claim.holds]
+    if claims:
+        return _failed_claim(bundle, min(claims, key=lambda claim: claim.ratio.value))
+    tried = [
+        (t.ratio.value, i) for i, t in enumerate(bundle.trials) if t.ratio and _lost(bundle, t)
+    ]
+    if not tried:
+        return "no other candidate was measured"
+    return _rejected_trial(bundle.trials[min(tried)[1]])
+
+
+def _lost(bundle: Bundle, trial: Trial) -> bool:
+    return trial.recipe not in (bundle.recipe, bundle.as_found)
+
+
+def _failed_claim(bundle: Bundle, claim: Claim) -> str:
+    failed = "; ".join(
+        f"{plain(check.name)}: {plain(check.detail)}" for check in claim.checks if not check.holds
+    )
+    return (
+        f"best rejected candidate: {describe_recipe(claim.candidate)}: "
+        f"{_final_test(claim.ratio, _baseline_name(bundle, claim))}, "
+        f"{points(claim.difference.value)}; failed {failed}"
+    )
+
+
+def _rejected_trial(trial: Trial) -> str:
+    reason = f"; {plain(trial.reason)}" if trial.reason else ""
+    return (
+        f"best rejected candidate: {describe_recipe(trial.recipe)}: "
+        f"energy ratio {_ratio_cell(trial.ratio)}, quality {_quality_cell(trial)}{reason}"
+    )
+
+
+def _certifiable(bundle: Bundle) -> str:
+    held_out = bundle.workload.splits.get("hold-out")
+    items = f" of {counted(held_out.items, 'item')}" if held_out else ""
+    declared = points(bundle.margin, signed=False)
+    enough = bundle.smallest_margin <= bundle.margin
+    return (
+        f"the hold-out{items} can certify a margin of "
+        f"{points(bundle.smallest_margin, signed=False)} at best; {declared} was declared"
+        + ("" if enough else ": too few items for it")
+    )
+
+
+def _cost(bundle: Bundle) -> str:
+    ledger = bundle.ledger
+    spent = (
+        f"the search took {joules(ledger.total_j.central)} "
+        f"({span(ledger.total_j, joules)}, {grade_word(ledger.grade)}, grade {ledger.grade}) "
+        f"and {seconds(sum(ledger.seconds.values()))}"
+    )
+    return f"{spent}; {_break_even(bundle)}"
+
+
+def _break_even(bundle: Bundle) -> str:
+    even = bundle.ledger.break_even_items
+    if even is None:
+        return "nothing is saved that could pay it back"
+    expected = bundle.workload.expected_items
+    ahead = "" if expected is None else f", {count(expected)} expected"
+    return (
+        f"pays back after {approximate(even.central)} inferences ({span(even, approximate)}{ahead})"
+    )

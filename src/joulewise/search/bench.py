@@ -1,0 +1,176 @@
+"""Try one recipe: cheap rejections first, full measurement only for survivors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from joulewise.compress.process import apply_step
+from joulewise.core.claim import Difference, Quality, Ratio, Trial
+from joulewise.core.energy import Measurement
+from joulewise.core.errors import InputError, PassError, ProgramError
+from joulewise.core.recipe import Recipe
+from joulewise.core.records import Artifact, describe_artifact, dump, load
+from joulewise.export.process import ProgramProcess
+from joulewise.export.program import Array
+from joulewise.measure.bill import Bill
+from joulewise.measure.interleave import Plan, interleave, ratio_of
+from joulewise.search.session import Session
+from joulewise.search.why import explain_cost
+
+__all__ = ["Bench", "Tried"]
+
+QUICK_ITEMS = 512
+"""Items of the search split on which a candidate must not be clearly inferior."""
+
+QUICK_PLAN = Plan(rounds=2, block_s=0.1, warm_up_s=0.4)
+FULL_PLAN = Plan(rounds=6, block_s=0.2, warm_up_s=0.4)
+
+HOPELESS = 1.15
+"""A quick ratio to the best so far above which full measurement is not worth its joules."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What a trial has found out so far."""
+
+    quality: Quality | None = None
+    difference: Difference | None = None
+    ratio: Ratio | None = None
+    measurement: Measurement | None = None
+    rejected: str | None = None
+
+
+class Bench:
+    """Tries recipes against one anchor program that stays open.
+
+    Args:
+        session: the job, the terms and the machine.
+        anchor: the open anchor program.
+    """
+
+    def __init__(self, session: Session, anchor: ProgramProcess) -> None:
+        self.session = session
+        self.anchor = anchor
+
+    def try_recipe(self, recipe: Recipe, best_ratio: float | None, bill: Bill) -> Trial:
+        """Return the trial of `recipe`; a recipe that fails gives a failed trial, not an error.
+
+        Args:
+            recipe: what to try.
+            best_ratio: lowest ratio to the anchor among the lossless trials, None while those run.
+            bill: what the trial costs is read from its meter.
+        """
+        before, size_bytes = bill.meter.read(), None
+        try:
+            artifact = self.artifact(recipe)
+            size_bytes = artifact.size_bytes
+            tried = self._measure(recipe, self.path(recipe, artifact), best_ratio)
+            state, reason = ("rejected", tried.rejected) if tried.rejected else ("measured", None)
+        except (PassError, ProgramError, InputError) as error:
+            tried, state, reason = Tried(), "failed", str(error)
+        after = bill.meter.read()
+        if tried.ratio is not None and tried.ratio.value >= (best_ratio or float("inf")):
+            why = explain_cost(recipe, self.path(recipe, artifact), self.session.host)
+            reason = "; ".join(text for text in (reason, why) if text) or None
+        return Trial(
+            recipe=recipe,
+            state=state,
+            reason=reason,
+            ratio=tried.ratio,
+            quality=tried.quality,
+            difference=tried.difference,
+            measurement=tried.measurement,
+            size_bytes=size_bytes,
+            cost_j=bill.interval(max(0.0, after.total_j - before.total_j)),
+            seconds=after.time_s - before.time_s,
+        )
+
+    def artifact(self, recipe: Recipe) -> Artifact:
+        """Return the artifact of a recipe's steps, made now or by a trial before."""
+        if not recipe.steps:
+            return self.session.workload.model.artifact
+        folder = self.session.artifact_folder(recipe)
+        marker = folder.with_suffix(".json")
+        if marker.exists():
+            known = load(Artifact, marker)
+            if known == describe_artifact(folder, known.files, known.format):
+                return known
+        source = self.session.workload.model.path
+        for step in recipe.steps:
+            made = apply_step(step, source, self.session.workload.calibrate, folder)
+            source = folder / made.main
+        dump(made, marker)
+        return made
+
+    def path(self, recipe: Recipe, artifact: Artifact) -> Path:
+        """Return the file to open."""
+        return self.session.artifact_folder(recipe) / artifact.main
+
+    def _measure(self, recipe: Recipe, path: Path, best_ratio: float | None) -> Tried:
+        usage = self.session.workload.usage
+        with ProgramProcess(
+            path, recipe.run, self.session.workload.search, usage.batch_items
+        ) as program:
+            tried = self._quick(recipe, program, best_ratio)
+            if tried.rejected:
+                return tried
+            if not recipe.lossless:
+                quality, difference = self.session.judge.compare(self._answers(program, None))
+                tried = replace(tried, quality=quality, difference=difference)
+                if difference.lower <= -self.session.settings.margin:
+                    tried = replace(
+                        tried, rejected=_quality_reason(difference, self.session.settings.margin)
+                    )
+            return self._with_energy(tried, self._interleaved(program, FULL_PLAN))
+
+    def _quick(self, recipe: Recipe, program: ProgramProcess, best_ratio: float | None) -> Tried:
+        outputs = self._answers(program, QUICK_ITEMS)
+        quality, difference = self.session.judge.compare(outputs)
+        tried = Tried(quality=quality, difference=difference)
+        if recipe.lossless and not self.session.judge.same_answers(outputs):
+            return replace(tried, rejected="answers differ from the original's")
+        if difference.upper < -self.session.settings.margin:
+            return replace(
+                tried, rejected=_quality_reason(difference, self.session.settings.margin)
+            )
+        if best_ratio is None:
+            return tried
+        tried = self._with_energy(tried, self._interleaved(program, QUICK_PLAN))
+        if tried.ratio and tried.ratio.value > HOPELESS * best_ratio:
+            times = tried.ratio.value / best_ratio
+            return replace(
+                tried, rejected=f"needs {times:.2f} x the joules of the strongest lossless way"
+            )
+        return tried
+
+    def _with_energy(self, tried: Tried, taken: Mapping[str, Measurement]) -> Tried:
+        ratio = ratio_of(taken["anchor"], taken["candidate"], self.session.judge.confidence)
+        limit_s = self.session.workload.usage.latency_p95_s
+        p95_s = taken["candidate"].latency_p95_s
+        late = limit_s is not None and p95_s is not None and p95_s > limit_s
+        if late and tried.rejected is None and p95_s is not None and limit_s is not None:
+            tried = replace(
+                tried,
+                rejected=f"p95 latency {1e3 * p95_s:.2f} ms is above {1e3 * limit_s:.2f} ms",
+            )
+        return replace(tried, ratio=ratio, measurement=taken["candidate"])
+
+    def _interleaved(self, program: ProgramProcess, plan: Plan) -> Mapping[str, Measurement]:
+        return interleave(
+            {"anchor": self.anchor, "candidate": program}, self.session.open_meter, plan
+        )
+
+    def _answers(self, program: ProgramProcess, limit: int | None) -> list[Array]:
+        folder = self.session.folder / "answers"
+        shutil.rmtree(folder, ignore_errors=True)
+        return program.predict(self.session.workload.search, folder, limit)
+
+
+def _quality_reason(difference: Difference, margin: float) -> str:
+    return (
+        f"quality {100 * difference.value:+.2f} points (bound {100 * difference.lower:+.2f}) on "
+        f"{difference.items} items is not within the margin of {100 * margin:g}"
+    )

@@ -1,0 +1,85 @@
+"""Run the study: lossless levers first, then what changes the model, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from joulewise.core.claim import Trial
+from joulewise.core.errors import ProgramError
+from joulewise.core.recipe import Recipe
+from joulewise.export.process import ProgramProcess
+from joulewise.measure.bill import Bill
+from joulewise.search.bench import Bench
+from joulewise.search.choose import best_lossless, best_runs
+from joulewise.search.session import Session
+from joulewise.search.space import anchor_recipe, changed_recipes, lossless_recipes
+from joulewise.search.study import Study
+
+__all__ = ["Announce", "search"]
+
+Announce = Callable[[int, int, Recipe, Trial | None], None]
+"""Called with number, total, recipe and, once it is finished, the trial."""
+
+
+def search(session: Session, bill: Bill, announce: Announce) -> tuple[Trial, ...]:
+    """Return all trials in order, the model as found first.
+
+    Args:
+        session: the job, the terms and the machine. Finished trials that are found in its
+            folder are not repeated.
+        bill: gets the cost of every trial, "baseline" for lossless ones and "trials" for others.
+        announce: told before and after every trial.
+
+    Raises:
+        ProgramError: the original itself cannot be run.
+        InputError: the folder holds the study of another job, machine or version.
+    """
+    cpus, workload = session.host.logical_cpus, session.workload
+    study = Study(session.folder / "study.db", session.identity(bill.meter.sensor.name))
+    anchor = anchor_recipe(session.runtimes, cpus).run
+    with ProgramProcess(
+        workload.model.path, anchor, workload.search, workload.usage.batch_items
+    ) as program:
+        attempt = _Attempt(bench=Bench(session, program), study=study, bill=bill, announce=announce)
+        trials = attempt.all(lossless_recipes(session.runtimes, cpus), (), None)
+        if trials[0].state == "failed":
+            raise ProgramError(f"the model cannot be run as it is: {trials[0].reason}")
+        if session.settings.lossless_only:
+            return trials
+        strongest = best_lossless(trials).ratio
+        best_ratio = None if strongest is None else strongest.value
+        changed = changed_recipes(workload.model.operators, best_runs(trials), session.host)
+        return (*trials, *attempt.all(changed, trials, best_ratio))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """Tries recipes one after the other."""
+
+    bench: Bench
+    study: Study
+    bill: Bill
+    announce: Announce
+
+    def all(
+        self, recipes: Sequence[Recipe], before: Sequence[Trial], best_ratio: float | None
+    ) -> tuple[Trial, ...]:
+        total, first = len(before) + len(recipes), len(before) + 1
+        return tuple(
+            self._one(number, total, recipe, best_ratio)
+            for number, recipe in enumerate(recipes, start=first)
+        )
+
+    def _one(self, number: int, total: int, recipe: Recipe, best_ratio: float | None) -> Trial:
+        trial = self.study.finished(recipe)
+        if trial is None:
+            self.announce(number, total, recipe, None)
+            begun = self.study.begin(recipe)
+            trial = self.bench.try_recipe(recipe, best_ratio, self.bill)
+            self.study.finish(begun, trial)
+        self.announce(number, total, recipe, trial)
+        if trial.cost_j is not None:
+            cause = "baseline" if recipe.lossless else "trials"
+            self.bill.add(cause, trial.cost_j, trial.seconds or 0.0)
+        return trial

@@ -1,0 +1,60 @@
+"""What stays the same throughout one search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from joulewise.core.energy import Meter
+from joulewise.core.host import Host, package_versions
+from joulewise.core.recipe import Recipe
+from joulewise.core.settings import Settings
+from joulewise.workload.judge import Judge
+from joulewise.workload.workload import Workload
+
+__all__ = ["OpenMeter", "Session"]
+
+OpenMeter = Callable[[Sequence[int]], Meter]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A search: the job, the terms, the machine, and where intermediate files go.
+
+    Args:
+        workload: the job.
+        judge: scores answers on the search split.
+        settings: what the user declared.
+        runtimes: names of the runtimes to use, the one of the model as found first.
+        host: the machine.
+        open_meter: opens a meter on process ids.
+        folder: working folder.
+    """
+
+    workload: Workload
+    judge: Judge
+    settings: Settings
+    runtimes: tuple[str, ...]
+    host: Host
+    open_meter: OpenMeter
+    folder: Path
+
+    def artifact_folder(self, recipe: Recipe) -> Path:
+        """Return the folder that holds the files which the steps of `recipe` give."""
+        if not recipe.steps:
+            return self.workload.model.path.parent
+        return self.folder / "artifacts" / recipe.steps_key
+
+    def identity(self, meter_name: str) -> dict[str, str]:
+        """Return all that a trial's figures depend on besides its recipe."""
+        model = self.workload.model.artifact
+        return {
+            "model": " ".join(model.files.values()),
+            "data": self.workload.search.digest(),
+            "usage": str(self.workload.usage),
+            "settings": str(replace(self.settings, runtimes=self.runtimes)),
+            "machine": f"{self.host.short} {self.host.architecture}",
+            "meter": meter_name,
+            "package versions": str(sorted(package_versions().items())),
+        }

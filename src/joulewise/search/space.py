@@ -1,0 +1,74 @@
+"""Which recipes are tried, cheapest joules first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from joulewise.compress.passes import PASSES
+from joulewise.core.host import Host
+from joulewise.core.recipe import Recipe, RunSettings, Step
+from joulewise.export.program import RUNTIMES
+
+__all__ = ["anchor_recipe", "as_found_recipe", "changed_recipes", "lossless_recipes"]
+
+QUANTIZABLE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "Attention"})
+"""Operators of which the int8 passes quantize at least one; without any there is nothing to try."""
+
+
+def as_found_recipe(runtimes: Sequence[str]) -> Recipe:
+    """Return the original as a user runs it who sets nothing."""
+    return Recipe(run=RUNTIMES.load(runtimes[0])().as_found())
+
+
+def anchor_recipe(runtimes: Sequence[str], cpus: int) -> Recipe:
+    """Return the program that all trials are interleaved with: one thread, so the least noise."""
+    return Recipe(run=RUNTIMES.load(runtimes[0])().lossless(cpus)[0])
+
+
+def lossless_recipes(runtimes: Sequence[str], cpus: int) -> tuple[Recipe, ...]:
+    """Return the ways to run the original that leave its arithmetic as it is."""
+    found = [as_found_recipe(runtimes)]
+    found += [
+        Recipe(run=settings)
+        for runtime in runtimes
+        for settings in RUNTIMES.load(runtime)().lossless(cpus)
+    ]
+    return tuple(found)
+
+
+def changed_recipes(
+    operators: Collection[str], best: dict[str, RunSettings], host: Host
+) -> tuple[Recipe, ...]:
+    """Return the recipes that change the model's arithmetic, for this CPU's instruction set.
+
+    Args:
+        operators: operator types of the original.
+        best: runtime -> its cheapest lossless settings here.
+        host: the machine; without VNNI, weights of 7 bits are tried first.
+    """
+    recipes = []
+    for runtime, run in best.items():
+        for settings in RUNTIMES.load(runtime)().lossy(run, host.instruction_sets):
+            recipes.append(Recipe(run=settings))
+        if QUANTIZABLE.intersection(operators):
+            recipes += [
+                Recipe(steps=(step,), run=run) for step in _int8_steps(runtime, operators, host)
+            ]
+    return tuple(recipes)
+
+
+def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[Step]:
+    if runtime == "openvino":
+        names = ("performance", "mixed") if PASSES.missing("nncf_int8") is None else ()
+        return [Step(name="nncf_int8", parameters={"preset": preset}) for preset in names]
+    if runtime != "onnxruntime":
+        return []
+    saturates = host.architecture == "x86_64" and "vnni" not in host.instruction_sets
+    steps = [
+        Step(name="static_int8", parameters={"operators": kinds, "reduce_range": reduced})
+        for kinds in ("all", "compute")
+        for reduced in (saturates, not saturates)
+    ]
+    if "MatMul" in operators:
+        steps.append(Step(name="dynamic_int8", parameters={"reduce_range": saturates}))
+    return steps

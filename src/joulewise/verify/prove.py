@@ -1,0 +1,158 @@
+"""The final test: fresh processes, items that the search never saw, interleaved pairs.
+
+It knows nothing of how the candidate was found, and trusts no stored figure.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from joulewise.core.claim import Check, Claim, Difference, Ratio
+from joulewise.core.energy import Measurement, Meter
+from joulewise.core.recipe import Recipe
+from joulewise.export.process import ProgramProcess
+from joulewise.measure.interleave import Plan, interleave, ratio_of
+from joulewise.workload.judge import Judge
+from joulewise.workload.store import Store
+from joulewise.workload.task import Metric
+
+__all__ = ["Contest", "Proof", "prove"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Who is tested against whom, and what was declared before the search.
+
+    Args:
+        original: main file of the original model.
+        artifact: main file of the candidate.
+        candidate: its recipe.
+        baseline: the strongest lossless way to run the original.
+        as_found: the original as the user runs it today.
+        metric: "top1" or "agreement".
+        classes: class names by label.
+        batch_items: items per inference call.
+        latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
+        margin: largest acceptable loss of quality, as a fraction.
+        confidence: of bounds and intervals.
+    """
+
+    original: Path
+    artifact: Path
+    candidate: Recipe
+    baseline: Recipe
+    as_found: Recipe
+    metric: Metric
+    classes: tuple[str, ...]
+    batch_items: int
+    latency_p95_s: float | None
+    margin: float
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """A claim with the measurements behind it, by role."""
+
+    claim: Claim
+    measurements: Mapping[str, Measurement]
+
+
+def prove(
+    contest: Contest,
+    hold_out: Store,
+    open_meter: Callable[[Sequence[int]], Meter],
+    plan: Plan,
+    folder: Path,
+) -> Proof:
+    """Test the candidate once and return the claim, whether it holds or not.
+
+    Args:
+        contest: who is tested against whom.
+        hold_out: items that neither calibration nor search has seen.
+        open_meter: opens a meter on process ids.
+        plan: how many pairs, how long.
+        folder: where answers are written.
+
+    Raises:
+        ProgramError: a program could not be opened or run.
+        SensorError: the meter failed.
+    """
+    files = {
+        "candidate": (contest.artifact, contest.candidate),
+        "baseline": (contest.original, contest.baseline),
+        "as found": (contest.original, contest.as_found),
+    }
+    with ExitStack() as stack:
+        programs = {
+            role: stack.enter_context(
+                ProgramProcess(path, recipe.run, hold_out, contest.batch_items)
+            )
+            for role, (path, recipe) in files.items()
+        }
+        original = programs["as found"].predict(hold_out, _fresh(folder / "original"))
+        outputs = programs["candidate"].predict(hold_out, _fresh(folder / "candidate"))
+        taken = interleave(programs, open_meter, plan)
+    judge = Judge(
+        metric=contest.metric,
+        original=original,
+        labels=hold_out.labels,
+        classes=contest.classes,
+        split_digest=hold_out.digest(),
+        confidence=contest.confidence,
+    )
+    quality, difference = judge.compare(outputs)
+    ratio = ratio_of(taken["baseline"], taken["candidate"], contest.confidence)
+    claim = Claim(
+        candidate=contest.candidate,
+        baseline=contest.baseline,
+        ratio=ratio,
+        ratio_as_found=ratio_of(taken["as found"], taken["candidate"], contest.confidence),
+        quality_baseline=judge.quality_of_original,
+        quality_candidate=quality,
+        difference=difference,
+        margin=contest.margin,
+        checks=checks_of(contest, ratio, difference, taken["candidate"]),
+    )
+    return Proof(claim=claim, measurements=taken)
+
+
+def checks_of(
+    contest: Contest, ratio: Ratio, difference: Difference, measurement: Measurement
+) -> tuple[Check, ...]:
+    """Return the conditions of a claim: energy, quality and, if there is a ceiling, latency."""
+    checks = [
+        Check(
+            name="energy",
+            holds=ratio.high < 1,
+            detail=f"ratio {ratio.value:.3f}, interval {ratio.low:.3f} to {ratio.high:.3f}, "
+            "must lie below 1",
+        ),
+        Check(
+            name="quality",
+            holds=difference.lower > -contest.margin,
+            detail=f"difference {100 * difference.value:+.2f} points, bound "
+            f"{100 * difference.lower:+.2f}, must lie above {-100 * contest.margin:g}",
+        ),
+    ]
+    limit_s, p95_s = contest.latency_p95_s, measurement.latency_p95_s
+    if limit_s is not None:
+        checks.append(
+            Check(
+                name="latency",
+                holds=p95_s is not None and p95_s <= limit_s,
+                detail="p95 unknown"
+                if p95_s is None
+                else f"p95 {1e3 * p95_s:.3f} ms, must not exceed {1e3 * limit_s:g} ms",
+            )
+        )
+    return tuple(checks)
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder

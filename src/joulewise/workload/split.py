@@ -1,0 +1,65 @@
+"""Disjoint splits of a data set, the same ones for the same seed.
+
+Calibration and search see their own items only; the hold-out is the rest and is used once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from joulewise.core.errors import InputError, UsageError
+
+__all__ = ["MINIMUM_ITEMS", "Splits", "split"]
+
+MINIMUM_ITEMS = 10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Splits:
+    """Indices of items, int64 [k], disjoint, each in ascending (the data's own) order.
+
+    Args:
+        calibrate: items from which passes take ranges and statistics.
+        search: items on which candidates are compared.
+        hold_out: items kept for the final test.
+    """
+
+    calibrate: npt.NDArray[np.int64]
+    search: npt.NDArray[np.int64]
+    hold_out: npt.NDArray[np.int64]
+
+
+def split(
+    items: int, *, seed: int, calibrate_items: int = 512, search_ratio: float = 0.3
+) -> Splits:
+    """Return splits that together hold each of `items` once.
+
+    Args:
+        items: number of items, at least 10.
+        seed: of the permutation, not negative.
+        calibrate_items: most items to calibrate with; never more than a tenth of all.
+        search_ratio: share of the remaining items for the search, in (0, 1).
+
+    Returns:
+        Splits with at least one item in each.
+
+    Raises:
+        InputError: there are fewer than 10 items.
+        UsageError: `seed`, `calibrate_items` or `search_ratio` is out of range.
+    """
+    if items < MINIMUM_ITEMS:
+        raise InputError(f"{items} items are too few to split; give at least {MINIMUM_ITEMS}")
+    if seed < 0 or calibrate_items < 1 or not 0 < search_ratio < 1:
+        raise UsageError(
+            f"cannot split with seed {seed}, {calibrate_items} calibration items and search ratio "
+            f"{search_ratio}; use a seed >= 0, at least 1 item and a ratio between 0 and 1"
+        )
+    order = np.random.default_rng(seed).permutation(items)
+    first = min(calibrate_items, max(1, items // 10))
+    rest = items - first
+    second = first + min(max(1, round(search_ratio * rest)), rest - 1)
+    calibrate, search, hold_out = np.split(order, [first, second])
+    return Splits(calibrate=np.sort(calibrate), search=np.sort(search), hold_out=np.sort(hold_out))
