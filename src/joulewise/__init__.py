@@ -1,3 +1,46 @@
-"""Give joulewise a trained model and its data; get back the version that needs the fewest joules."""
+"""Give joulewise a trained model and its data; get back the version that needs the fewest joules.
+
+The verbs are those of the command line. They are loaded when they are first used, so that
+``import joulewise`` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from joulewise.core.errors import JoulewiseError
+    from joulewise.core.settings import Settings, Usage
+    from joulewise.measure.command import measure_command
+    from joulewise.pipeline import measure_model, optimize, verify
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "JoulewiseError",
+    "Settings",
+    "Usage",
+    "__version__",
+    "measure_command",
+    "measure_model",
+    "optimize",
+    "verify",
+]
+
+_WHERE = {
+    "JoulewiseError": "joulewise.core.errors",
+    "Settings": "joulewise.core.settings",
+    "Usage": "joulewise.core.settings",
+    "measure_command": "joulewise.measure.command",
+    "measure_model": "joulewise.pipeline",
+    "optimize": "joulewise.pipeline",
+    "verify": "joulewise.pipeline",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first used."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'joulewise' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

@@ -9,15 +9,16 @@ from typing import Protocol
 
 from joulewise import bundle as bundles
 from joulewise.core.claim import Check, Claim, Trial
+from joulewise.core.energy import Measurement
 from joulewise.core.errors import MissingExtraError
 from joulewise.core.host import Host, read_host
-from joulewise.core.recipe import Recipe
+from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.records import Bundle
 from joulewise.core.settings import Settings, Usage
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import RUNTIMES
 from joulewise.measure.bill import Bill
-from joulewise.measure.interleave import Plan
+from joulewise.measure.interleave import Plan, interleave
 from joulewise.measure.meters import meter_opener
 from joulewise.outcome import Outcome, contest, record
 from joulewise.search.choose import choose
@@ -29,13 +30,21 @@ from joulewise.workload.judge import Judge
 from joulewise.workload.task import choose_metric
 from joulewise.workload.workload import Workload, check_certifiable, open_workload
 
-__all__ = ["Progress", "Silent", "Verification", "optimize", "usable_runtimes", "verify"]
+__all__ = [
+    "Progress",
+    "Silent",
+    "Verification",
+    "measure_model",
+    "optimize",
+    "usable_runtimes",
+    "verify",
+]
 
 PROOF_PLAN = Plan(rounds=20, block_s=0.25)
 
 
 class Progress(Protocol):
-    """Told what happens, while it happens."""
+    """Told of every stage as it begins, and of every trial before and after it."""
 
     def stage(self, text: str) -> None: ...
     def trial(self, number: int, total: int, recipe: Recipe, trial: Trial | None) -> None: ...
@@ -162,6 +171,40 @@ def verify(
     with bundles.scratch_folder() as scratch:
         claim = prove(test, hold_out, meter_opener(meter, host), plan, scratch).claim
     return Verification(claim=claim, checks=checks, host=host)
+
+
+def measure_model(
+    model: str | Path,
+    data: str,
+    *,
+    usage: Usage | None = None,
+    run: RunSettings | None = None,
+    meter: str | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure the joules per item of a model as it is.
+
+    Args:
+        model: an ONNX file.
+        data: its inputs, as in `optimize`.
+        usage: how the model is used; one item at a time by default.
+        run: runtime and its settings; ONNX Runtime as it comes by default.
+        meter: name of the meter, None for the best that works here.
+        progress: told what happens.
+
+    Raises:
+        JoulewiseError: see joulewise.core.errors.
+    """
+    usage, progress = usage or Usage(), progress or Silent()
+    run = run or RunSettings(runtime="onnxruntime")
+    open_meter = meter_opener(meter, read_host())
+    with bundles.scratch_folder() as scratch:
+        progress.stage("reading the model and the data")
+        workload = open_workload(Path(model), data, usage, 0, scratch)
+        progress.stage("measuring")
+        path, items = workload.model.path, workload.hold_out
+        with ProgramProcess(path, run, items, usage.batch_items) as program:
+            return interleave({"model": program}, open_meter, PROOF_PLAN)["model"]
 
 
 def usable_runtimes(asked: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:

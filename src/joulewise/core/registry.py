@@ -18,7 +18,7 @@ from joulewise.core.errors import MissingExtraError, UsageError
 
 __all__ = ["Entry", "Registry"]
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Entry:
     extra: str = ""
 
 
-class Registry(Generic[T]):
+class Registry(Generic[T_co]):
     """Look back ends up by name.
 
     Args:
@@ -79,8 +79,8 @@ class Registry(Generic[T]):
         if package is not None:
             raise MissingExtraError(package, self[name].extra)
 
-    def load(self, name: str) -> T:
+    def load(self, name: str) -> T_co:
         """Import the back end; raises MissingExtraError or UsageError."""
         self.require(name)
         module, _, attribute = self[name].target.partition(":")
-        return cast(T, getattr(importlib.import_module(module), attribute))
+        return cast(T_co, getattr(importlib.import_module(module), attribute))

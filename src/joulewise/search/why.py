@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from joulewise.core.host import Host
 from joulewise.core.recipe import Recipe
+from joulewise.cost.operators import count_operators
 
 __all__ = ["explain_cost"]
 
@@ -28,7 +28,7 @@ def explain_cost(recipe: Recipe, path: Path, host: Host) -> str | None:
         missing = "this CPU has no int8 dot product (VNNI), so int8 gains little arithmetic"
     else:
         missing = None
-    counts = _operators(path)
+    counts = count_operators(path)
     conversions = sum(counts[kind] for kind in CONVERSIONS)
     compute = sum(counts[kind] for kind in COMPUTE)
     if counts["ConvInteger"]:
@@ -37,11 +37,3 @@ def explain_cost(recipe: Recipe, path: Path, host: Host) -> str | None:
         around = f"{conversions} conversions between int8 and float around {compute} products"
         return f"{around}; {missing}" if missing else around
     return missing
-
-
-def _operators(path: Path) -> Counter[str]:
-    if path.suffix != ".onnx":
-        return Counter()
-    import onnx
-
-    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)

@@ -1,0 +1,186 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from joulewise import __version__
+from joulewise.core.errors import JoulewiseError, UsageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="joulewise",
+    help="Give joulewise a trained model and its data; get back the version that does the same "
+    "job for the fewest joules, with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle; made new.")]
+Batch = Annotated[int, typer.Option("--batch", help="Items per inference call.")]
+Meter = Annotated[
+    str | None, typer.Option("--meter", help="Which joule counter (see doctor); default: best.")
+]
+Margin = Annotated[
+    float, typer.Option("--margin", help="Largest acceptable loss of quality, percentage points.")
+]
+Confidence = Annotated[
+    float, typer.Option("--confidence", help="Of every bound and interval, percent.")
+]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option("--runtime", help="Use this runtime only; repeat for several. Default: all."),
+]
+Latency = Annotated[
+    float | None, typer.Option("--latency-p95", help="Ceiling for a batch's p95 latency, ms.")
+]
+Expected = Annotated[
+    int | None,
+    typer.Option("--expected-inferences", help="Refuse what does not pay back within so many."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the splits and of interleaving.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+Lossless = Annotated[
+    bool, typer.Option("--lossless", help="Only change how the model is run, not the model.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options of the program itself."""
+    if version:
+        typer.echo(f"joulewise {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def optimize(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A .npz, an image folder, or module:function.")
+    ],
+    output: Output,
+    batch: Batch = 1,
+    margin: Margin = 0.5,
+    confidence: Confidence = 95.0,
+    runtime: Runtimes = None,
+    latency_p95: Latency = None,
+    expected_inferences: Expected = None,
+    meter: Meter = None,
+    seed: Seed = 0,
+    lossless: Lossless = False,
+    resume: Resume = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the version of MODEL that does the same job for the fewest joules, and prove it."""
+    from joulewise.cli.commands import run_optimize
+    from joulewise.core.settings import Settings, Usage
+
+    usage = Usage(
+        batch_items=batch,
+        latency_p95_s=None if latency_p95 is None else latency_p95 / 1e3,
+        expected_items=expected_inferences,
+    )
+    settings = Settings(
+        margin=margin / 100,
+        confidence=confidence / 100,
+        runtimes=tuple(runtime) if runtime else None,
+        meter=meter,
+        seed=seed,
+        lossless_only=lossless,
+    )
+    run_optimize(model, data, output, usage, settings, resume=resume, as_json=json, quiet=quiet)
+
+
+@app.command()
+def demo(
+    output: Output = Path("joulewise-demo"),
+    batch: Batch = 1,
+    resume: Resume = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Optimize a real network on real images, both of which ship with joulewise."""
+    from joulewise.cli.commands import run_optimize
+    from joulewise.core.settings import Settings, Usage
+    from joulewise.demo import DATA, MODEL
+
+    usage, settings = Usage(batch_items=batch), Settings()
+    run_optimize(
+        MODEL, str(DATA), output, usage, settings, resume=resume, as_json=json, quiet=quiet
+    )
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A folder that optimize wrote.")],
+    meter: Meter = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove a bundle again on this machine; exit code 3 where the claim does not hold."""
+    from joulewise.cli.commands import run_verify
+
+    run_verify(bundle, meter, as_json=json, quiet=quiet)
+
+
+@app.command()
+def measure(
+    target: Annotated[list[str], typer.Argument(metavar="MODEL | -- COMMAND...")],
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", help="For a model: its inputs, as in optimize.")
+    ] = None,
+    batch: Batch = 1,
+    runtime: Annotated[str, typer.Option("--runtime", help="For a model.")] = "onnxruntime",
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="For a model; default: the runtime's own.")
+    ] = None,
+    meter: Meter = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell the joules of a model per item, or of any command (after --)."""
+    from joulewise.cli.commands import run_measure_command, run_measure_model
+    from joulewise.core.recipe import RunSettings
+    from joulewise.core.settings import Usage
+
+    if target[0].endswith((".onnx", ".xml")) and len(target) == 1:
+        if data is None:
+            raise UsageError("to measure a model, give its inputs with --data")
+        run = RunSettings(runtime=runtime, threads=threads)
+        usage = Usage(batch_items=batch)
+        run_measure_model(Path(target[0]), data, usage, run, meter, as_json=json, quiet=quiet)
+    else:
+        run_measure_command(target, meter, as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Tell what works on this machine, and the one-line fix for what does not."""
+    from joulewise.cli.doctor import run_doctor
+
+    run_doctor(as_json=json)
+
+
+def main() -> None:
+    """Run the program; every foreseeable failure is one line on stderr."""
+    try:
+        app()
+    except JoulewiseError as error:
+        print(f"joulewise: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

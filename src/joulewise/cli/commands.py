@@ -1,0 +1,169 @@
+"""What the commands do once their options are understood."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import typer
+
+from joulewise import pipeline
+from joulewise.cli.progress import Terminal
+from joulewise.core.claim import Check
+from joulewise.core.energy import Interval, Measurement
+from joulewise.core.errors import JoulewiseError
+from joulewise.core.recipe import RunSettings
+from joulewise.core.records import to_json
+from joulewise.core.settings import Settings, Usage
+from joulewise.measure.command import measure_command
+from joulewise.report import text
+from joulewise.report.verdict import verdict_lines
+
+__all__ = ["run_measure_command", "run_measure_model", "run_optimize", "run_verify"]
+
+
+class Interrupted(JoulewiseError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+
+def run_optimize(
+    model: Path,
+    data: str,
+    output: Path,
+    usage: Usage,
+    settings: Settings,
+    *,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Optimize and print the four-line verdict, or the whole record as JSON."""
+    with Terminal(quiet=quiet) as progress:
+        try:
+            bundle = pipeline.optimize(
+                model, data, output, usage=usage, settings=settings, resume=resume,
+                progress=progress,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; finished trials are kept in {output}.work: "
+                "repeat the command with --resume"
+            ) from None
+    for warning in bundle.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(to_json(bundle) if as_json else "\n".join(verdict_lines(bundle)))
+    if not quiet:
+        typer.echo(f"bundle   {output} (open {output / 'report.html'})", err=True)
+
+
+def run_verify(folder: Path, meter: str | None, *, as_json: bool, quiet: bool) -> None:
+    """Prove a bundle again, print what was found, and end with 3 where it does not hold."""
+    with Terminal(quiet=quiet) as progress:
+        found = pipeline.verify(folder, meter=meter, progress=progress)
+    checks = [*found.checks, *(found.claim.checks if found.claim else ())]
+    if as_json:
+        record = {"holds": found.holds, "checks": checks, "claim": found.claim, "host": found.host}
+        typer.echo(to_json(record))
+    else:
+        for check in checks:
+            typer.echo(_check_line(check))
+        typer.echo(_verify_line(found, folder))
+    if not found.holds:
+        raise typer.Exit(3)
+
+
+def run_measure_model(
+    model: Path,
+    data: str,
+    usage: Usage,
+    run: RunSettings,
+    meter: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure a model per item and print joules, latency and sensor."""
+    with Terminal(quiet=quiet) as progress:
+        measurement = pipeline.measure_model(
+            model, data, usage=usage, run=run, meter=meter, progress=progress
+        )
+    for warning in measurement.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if as_json:
+        typer.echo(to_json(_measurement_record(measurement)))
+        return
+    seconds = sum(block.seconds for block in measurement.blocks)
+    typer.echo(f"model    {model}, {text.describe_run(run)}")
+    typer.echo(_energy_line(measurement, "per item"))
+    typer.echo(
+        f"time     {text.seconds(seconds / measurement.items)} per item; batch of "
+        f"{usage.batch_items}: p50 {text.seconds(measurement.latency_p50_s)}, "
+        f"p95 {text.seconds(measurement.latency_p95_s)}; {measurement.items:,} items"
+    )
+    typer.echo(_sensor_line(measurement))
+
+
+def run_measure_command(argv: list[str], meter: str | None, *, as_json: bool) -> None:
+    """Run a command, its output untouched, and report its joules; ends with its exit code."""
+    found = measure_command(argv, meter_name=meter)
+    measurement = found.measurement
+    if as_json:
+        record = {"argv": argv, "exit_code": found.exit_code, **_measurement_record(measurement)}
+        typer.echo(to_json(record))
+    else:
+        block = measurement.blocks[0]
+        lines = [
+            f"command  {shlex.join(argv)} (exit code {found.exit_code})",
+            _energy_line(measurement, "in all"),
+            f"time     {text.seconds(block.seconds)}, CPU time {text.seconds(block.cpu_s)}",
+            _sensor_line(measurement),
+        ]
+        sys.stdout.flush()
+        typer.echo("\n".join(lines), err=True)
+    raise typer.Exit(found.exit_code)
+
+
+def _energy_line(measurement: Measurement, what: str) -> str:
+    grade = measurement.sensor.grade
+    net, gross = measurement.net_j_per_item, measurement.gross_j_per_item
+    kind = f"{text.grade_word(grade)}, grade {grade}"
+    return (
+        f"energy   {_band(net)} {what} net of idle; {_band(gross)} with the idle power of the "
+        f"whole machine ({kind})"
+    )
+
+
+def _band(joules: Interval | None) -> str:
+    if joules is None:
+        return text.MISSING
+    return (
+        f"{text.joules(joules.central)} ({text.joules(joules.low)} to {text.joules(joules.high)})"
+    )
+
+
+def _sensor_line(measurement: Measurement) -> str:
+    sensor = measurement.sensor
+    return f"sensor   {sensor.name}: {sensor.boundary} ({sensor.source.partition(':')[0]})"
+
+
+def _measurement_record(measurement: Measurement) -> dict[str, object]:
+    return {
+        "net_j_per_item": measurement.net_j_per_item,
+        "gross_j_per_item": measurement.gross_j_per_item,
+        "measurement": measurement,
+    }
+
+
+def _check_line(check: Check) -> str:
+    return f"{'ok  ' if check.holds else 'FAIL'}  {check.name}: {check.detail}"
+
+
+def _verify_line(found: pipeline.Verification, folder: Path) -> str:
+    if not found.holds:
+        return f"the claim of {folder} does not hold"
+    if found.claim is None:
+        return f"{folder} keeps the original and claims nothing; its files are as recorded"
+    return f"the claim of {folder} holds on this machine: {found.host.short}"

@@ -1,0 +1,252 @@
+"""Small real ONNX models and items for tests of runtimes and passes.
+
+Weights and items are seeded. The last layer of a classifier holds the features of one prototype
+per class, so items near a prototype are answered with a clear lead, and rounding to 8 bits
+changes few answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from joulewise.workload.store import Store, write_store
+
+__all__ = [
+    "CLASSES",
+    "conv_classifier",
+    "labelled_items",
+    "labelled_store",
+    "mlp_classifier",
+    "pointwise",
+    "reference_outputs",
+    "save_model",
+    "two_by_two",
+]
+
+Array = npt.NDArray[Any]
+Shape = Sequence[int | str]
+
+CLASSES = 4
+IMAGE = (1, 8, 8)
+VECTOR = (16,)
+OPSET = 17
+IR_VERSION = 10
+NOISE = 0.25
+
+
+def conv_classifier(path: Path, *, batch: int | None = None, external: bool = False) -> Path:
+    """Write Conv, Relu, MaxPool, Flatten, Gemm: x [n, 1, 8, 8] -> scores [n, 4].
+
+    Args:
+        path: the file to write.
+        batch: fixed number of items, None for a free one.
+        external: keep the weights in a file beside it.
+    """
+    from onnx import helper
+
+    random = np.random.default_rng(1)
+    body = [
+        helper.make_node("Conv", ["x", "filters", "bias"], ["maps"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["maps"], ["active"]),
+        helper.make_node("MaxPool", ["active"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["pooled"], ["features"]),
+    ]
+    weights = {
+        "filters": random.normal(0, 0.4, (6, 1, 3, 3)),
+        "bias": random.normal(0, 0.1, 6),
+    }
+    centres = _features(body, weights, IMAGE)
+    weights |= {"head": centres.T, "offset": -0.5 * (centres**2).sum(axis=1)}
+    nodes = [*body, helper.make_node("Gemm", ["features", "head", "offset"], ["scores"])]
+    return _classifier(path, nodes, weights, IMAGE, batch=batch, external=external)
+
+
+def mlp_classifier(path: Path, *, batch: int | None = None, external: bool = False) -> Path:
+    """Write MatMul, Add, Relu, MatMul, Add: x [n, 16] -> scores [n, 4].
+
+    Args:
+        path: the file to write.
+        batch: fixed number of items, None for a free one.
+        external: keep the weights in a file beside it.
+    """
+    from onnx import helper
+
+    random = np.random.default_rng(2)
+    body = [
+        helper.make_node("MatMul", ["x", "first"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["features"]),
+    ]
+    weights = {"first": random.normal(0, 0.4, (16, 32)), "bias": random.normal(0, 0.1, 32)}
+    centres = _features(body, weights, VECTOR)
+    weights |= {"head": centres.T, "offset": -0.5 * (centres**2).sum(axis=1)}
+    nodes = [
+        *body,
+        helper.make_node("MatMul", ["features", "head"], ["raw"]),
+        helper.make_node("Add", ["raw", "offset"], ["scores"]),
+    ]
+    return _classifier(path, nodes, weights, VECTOR, batch=batch, external=external)
+
+
+def pointwise(path: Path) -> Path:
+    """Write a model without any operator that a quantizer changes: erf(x), x [n, 16]."""
+    from onnx import helper
+
+    nodes = [helper.make_node("Erf", ["x"], ["scores"])]
+    return save_model(path, nodes, {}, {"x": ["n", *VECTOR]}, {"scores": ["n", *VECTOR]})
+
+
+def two_by_two(path: Path) -> Path:
+    """Write a model with two inputs and two outputs: [a - b, a * b], each [n, 3]."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Mul", ["a", "b"], ["product"]),
+        helper.make_node("Sub", ["a", "b"], ["difference"]),
+    ]
+    inputs: dict[str, Shape] = {"b": ["n", 3], "a": ["n", 3]}
+    return save_model(path, nodes, {}, inputs, {"difference": ["n", 3], "product": ["n", 3]})
+
+
+def labelled_items(
+    model: Path, items: int, *, seed: int = 0, flipped_ratio: float = 0.1
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return items for a classifier of this module, and labels that it mostly gets right.
+
+    Args:
+        model: written by `conv_classifier` or `mlp_classifier`.
+        items: how many.
+        seed: of items and labels.
+        flipped_ratio: share of items whose label is not the model's answer.
+
+    Returns:
+        x, float32 [items, ...], and labels, int64 [items].
+    """
+    random = np.random.default_rng(seed)
+    prototypes = _prototypes(_item_shape(model))
+    near = prototypes[random.integers(CLASSES, size=items)]
+    x = (near + random.normal(0, NOISE, near.shape)).astype(np.float32)
+    labels = np.concatenate(
+        [np.argmax(reference_outputs(model, {"x": row})[0], axis=1) for row in _cut(model, x)]
+    )[:items]
+    wrong = random.permutation(items)[: round(flipped_ratio * items)]
+    labels[wrong] = (labels[wrong] + 1) % CLASSES
+    return x, labels.astype(np.int64)
+
+
+def labelled_store(folder: Path, model: Path, items: int, *, seed: int = 0) -> Store:
+    """Write `labelled_items` as a split to `folder`."""
+    x, labels = labelled_items(model, items, seed=seed)
+    return write_store(folder, {"x": x}, {"x": "float32"}, labels, np.arange(items))
+
+
+def reference_outputs(model: Path, inputs: Mapping[str, Array]) -> list[Array]:
+    """Return the outputs that ONNX's own slow, readable implementation gives."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    with np.errstate(all="ignore"):
+        outputs = ReferenceEvaluator(onnx.load(model)).run(None, dict(inputs))
+    return [np.asarray(values) for values in outputs]
+
+
+def save_model(
+    path: Path,
+    nodes: Sequence[Any],
+    weights: Mapping[str, Array],
+    inputs: Mapping[str, Shape],
+    outputs: Mapping[str, Shape],
+    *,
+    external: bool = False,
+) -> Path:
+    """Write a float32 model of opset 17.
+
+    Args:
+        path: the file to write.
+        nodes: its operators in order.
+        weights: initialisers by name.
+        inputs: shapes by name; a string is a free axis.
+        outputs: shapes by name.
+        external: keep the weights in ``<stem>.data`` beside it.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    initialisers = [
+        numpy_helper.from_array(np.asarray(values, np.float32), name)
+        for name, values in weights.items()
+    ]
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in x.items()]
+        for x in (inputs, outputs)
+    ]
+    graph = helper.make_graph(list(nodes), "test", *ends, initializer=initialisers)
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    options = {"location": f"{path.stem}.data", "size_threshold": 0} if external else {}
+    onnx.save_model(model, str(path), save_as_external_data=external, **options)
+    return path
+
+
+def _classifier(
+    path: Path,
+    nodes: Sequence[Any],
+    weights: Mapping[str, Array],
+    item: tuple[int, ...],
+    *,
+    batch: int | None,
+    external: bool,
+) -> Path:
+    first = "n" if batch is None else batch
+    ends: tuple[dict[str, Shape], dict[str, Shape]] = (
+        {"x": [first, *item]},
+        {"scores": [first, CLASSES]},
+    )
+    return save_model(path, nodes, weights, *ends, external=external)
+
+
+def _features(
+    nodes: Sequence[Any], weights: Mapping[str, Array], item: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """Return the features of each prototype, float32 [CLASSES, k]."""
+    from onnx import TensorProto, helper
+    from onnx.reference import ReferenceEvaluator
+
+    names = ("x", *weights)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    last = helper.make_tensor_value_info("features", TensorProto.FLOAT, None)
+    graph = helper.make_graph(list(nodes), "body", ends, [last])
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+    feeds = {name: values.astype(np.float32) for name, values in weights.items()}
+    features = ReferenceEvaluator(model).run(None, {"x": _prototypes(item), **feeds})[0]
+    return np.asarray(features, np.float32)
+
+
+def _prototypes(item: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return one typical item per class, float32 [CLASSES, ...]."""
+    return np.random.default_rng(0).normal(0, 1, (CLASSES, *item)).astype(np.float32)
+
+
+def _item_shape(model: Path) -> tuple[int, ...]:
+    import onnx
+
+    shape = onnx.load(model, load_external_data=False).graph.input[0].type.tensor_type.shape
+    return tuple(axis.dim_value for axis in shape.dim[1:])
+
+
+def _cut(model: Path, x: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    """Return `x` in the batches that `model` takes, the last one filled from the start."""
+    import onnx
+
+    shape = onnx.load(model, load_external_data=False).graph.input[0].type.tensor_type.shape
+    items = shape.dim[0].dim_value or len(x)
+    filled = np.concatenate([x, x[: -len(x) % items]])
+    return [filled[start : start + items] for start in range(0, len(x), items)]
