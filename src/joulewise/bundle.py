@@ -6,6 +6,7 @@ It is put together beside its place and moved there whole, so a crash leaves no 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -55,14 +56,14 @@ def work_folder(output: Path, *, resume: bool) -> Iterator[Path]:
         UsageError: `output` exists, or the folder of another run is there and `resume` is False.
         JoulewiseError: the folder cannot be written.
     """
-    folder = output.with_name(f"{output.name}.work")
-    if output.exists():
+    if os.path.lexists(output):
         raise UsageError(f"{output} already exists; choose another -o, or remove it first")
-    if folder.exists() and not resume:
+    folder = output.with_name(f"{output.name}.work")
+    new = not os.path.lexists(folder)
+    if not (new or resume):
         raise UsageError(
             f"an interrupted run is in {folder}; go on with --resume, or remove that folder"
         )
-    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,6 +90,9 @@ def write(bundle: Bundle, winner: Path, workload: Workload, work: Path, output: 
         workload: gives the original model and the hold-out items.
         work: the run's working folder, on the same file system as `output`.
         output: must not exist.
+
+    Raises:
+        JoulewiseError: `output` has come to exist meanwhile.
     """
     made, model = work / "bundle", workload.model
     shutil.rmtree(made, ignore_errors=True)
@@ -101,7 +105,12 @@ def write(bundle: Bundle, winner: Path, workload: Workload, work: Path, output: 
     dump(bundle, made / RECORD)
     write_atomic(made / "report.html", render_page(bundle).encode())
     write_atomic(made / "README.md", render_card(bundle).encode())
-    made.replace(output)
+    try:
+        made.replace(output)
+    except OSError as error:
+        raise JoulewiseError(
+            f"cannot move the bundle to {output}: {error.strerror}; go on with --resume"
+        ) from error
 
 
 @contextmanager
@@ -115,13 +124,15 @@ def open_bundle(folder: Path) -> Bundle:
     """Read a bundle's record.
 
     Raises:
-        InputError: there is no bundle, or it was written by another version.
+        InputError: there is no bundle, it was written by another version, or it contradicts itself.
     """
     if not (folder / RECORD).is_file():
         raise InputError(f"{folder} is not a bundle: it has no {RECORD}")
     bundle = load(Bundle, folder / RECORD)
     if bundle.schema != SCHEMA:
         raise InputError(f"{folder} has schema {bundle.schema}; this joulewise reads {SCHEMA}")
+    if not _is_coherent(bundle):
+        raise InputError(f"{folder / RECORD} contradicts itself; get the bundle again")
     return bundle
 
 
@@ -155,6 +166,19 @@ def contest_of(folder: Path, bundle: Bundle) -> Contest:
 def open_hold_out(folder: Path) -> Store:
     """Open the bundle's hold-out items."""
     return open_store(folder / HOLD_OUT)
+
+
+def _is_coherent(bundle: Bundle) -> bool:
+    """Return whether the record names files, a hold-out and, unless it keeps, its claim."""
+    named = bundle.artifact.files and bundle.workload.model_artifact.files
+    proved = bundle.verdict in {"cheaper", "rerun"} and any(
+        claim.candidate == bundle.recipe for claim in bundle.claims
+    )
+    return (
+        bool(named)
+        and "hold-out" in bundle.workload.splits
+        and (bundle.verdict == "keep" or proved)
+    )
 
 
 def _unchanged(name: str, folder: Path, artifact: Artifact) -> Check:

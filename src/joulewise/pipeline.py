@@ -95,10 +95,8 @@ def optimize(
         bill = Bill(open_meter([os.getpid()]))
         progress.stage("reading the model and the data")
         with bill.stage("preparation"):
-            workload = open_workload(Path(model), data, usage, settings.seed, work / "data")
-            smallest = check_certifiable(
-                workload.hold_out.items, settings.margin, settings.confidence
-            )
+            workload = open_workload(Path(model), data, usage, settings, work / "data")
+            smallest = check_certifiable(workload, settings)
             judge = judge_of_original(workload, runtimes, settings, work / "original")
         session = Session(
             workload=workload, judge=judge, settings=settings, runtimes=runtimes, host=host,
@@ -200,7 +198,7 @@ def measure_model(
     open_meter = meter_opener(meter, read_host())
     with bundles.scratch_folder() as scratch:
         progress.stage("reading the model and the data")
-        workload = open_workload(Path(model), data, usage, 0, scratch)
+        workload = open_workload(Path(model), data, usage, Settings(), scratch)
         progress.stage("measuring")
         path, items = workload.model.path, workload.hold_out
         with ProgramProcess(path, run, items, usage.batch_items) as program:

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto
 from PIL import Image
 
 from joulewise.core.errors import InputError, MissingExtraError, UsageError
-from joulewise.workload.data import Dataset, batch_inputs, check_data, load_data
+from joulewise.workload.data import Dataset, check_data, load_data
 from joulewise.workload.model import Model
 
 from .conftest import MakeModel
@@ -42,42 +40,6 @@ def dataset(pixels: Any = PIXELS, labels: Any = None, **options: Any) -> Dataset
 
 def test_items_are_counted_on_the_first_axis() -> None:
     assert dataset().items == 5
-
-
-def test_digest_covers_values() -> None:
-    other = PIXELS.copy()
-    other[2, 0, 0, 0] += 1
-    assert dataset(other).digest(np.arange(5)) != dataset().digest(np.arange(5))
-
-
-def test_digest_covers_labels() -> None:
-    assert dataset(labels=LABELS.astype(int)).digest(np.arange(5)) != dataset().digest(np.arange(5))
-
-
-def test_digest_covers_shapes() -> None:
-    assert dataset(PIXELS.reshape(5, 4)).digest(np.arange(5)) != dataset().digest(np.arange(5))
-
-
-def test_digest_covers_dtypes() -> None:
-    assert dataset(PIXELS.astype(np.int8)).digest(np.arange(5)) != dataset().digest(np.arange(5))
-
-
-def test_digest_covers_names() -> None:
-    renamed = Dataset(inputs={"other": PIXELS}, source="s")
-    assert renamed.digest(np.arange(5)) != dataset().digest(np.arange(5))
-
-
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True))
-def test_digest_depends_on_the_items_only(chosen: list[int]) -> None:
-    alone = dataset(PIXELS[chosen], LABELS[chosen].astype(np.int64))
-    whole = dataset(PIXELS, LABELS.astype(np.int64))
-    assert whole.digest(np.array(chosen)) == alone.digest(np.arange(len(chosen)))
-
-
-def test_digest_does_not_depend_on_the_size_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = dataset().digest(np.arange(5))
-    monkeypatch.setattr("joulewise.workload.data.CHUNK_BYTES", 1)
-    assert dataset().digest(np.arange(5)) == whole
 
 
 # ---------------------------------------------------------------- .npz
@@ -604,10 +566,3 @@ def test_labels_beyond_the_names(model: Model) -> None:
 
 def test_labels_for_a_model_without_classes(make_model: MakeModel) -> None:
     check_data(dataset(labels=np.arange(5) + 100), make_model("n", 1, 2, 2), 1)
-
-
-def test_batches_are_contiguous_in_the_dtype_of_the_model(model: Model) -> None:
-    pixels = np.asfortranarray(PIXELS)
-    batch = batch_inputs(dataset(pixels), model, np.array([3, 1]))["pixels"]
-    assert batch.flags.c_contiguous
-    np.testing.assert_array_equal(batch, PIXELS[[3, 1]].astype(np.float32), strict=True)

@@ -23,7 +23,7 @@ from joulewise.report.verdict import verdict_lines
 __all__ = ["run_measure_command", "run_measure_model", "run_optimize", "run_verify"]
 
 
-class Interrupted(JoulewiseError):
+class InterruptedRunError(JoulewiseError):
     """The user pressed Ctrl-C."""
 
     exit_code = 130
@@ -48,7 +48,7 @@ def run_optimize(
                 progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
-            raise Interrupted(
+            raise InterruptedRunError(
                 f"interrupted; finished trials are kept in {output}.work: "
                 "repeat the command with --resume"
             ) from None

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from joulewise.core.errors import PassError
 from joulewise.workload.store import Store
 
 __all__ = ["NncfInt8"]
@@ -26,7 +27,7 @@ class NncfInt8:
     preset: str = "performance"
 
     def apply(self, source: Path, calibration: Store, folder: Path) -> tuple[str, ...]:
-        """Write ``model.xml`` and ``model.bin``."""
+        """Write ``model.xml`` and ``model.bin``; raises PassError where nothing was quantized."""
         import nncf
         import openvino
 
@@ -40,5 +41,7 @@ class NncfInt8:
             preset=nncf.QuantizationPreset(self.preset),
             subset_size=max(1, calibration.items // batch_items),
         )
+        if not any(node.get_type_name() == "FakeQuantize" for node in quantized.get_ops()):
+            raise PassError("the model has no operator that this pass can quantize")
         openvino.save_model(quantized, folder / "model.xml", compress_to_fp16=False)
         return ("model.xml", "model.bin")

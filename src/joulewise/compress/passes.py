@@ -16,13 +16,18 @@ __all__ = ["PASSES", "Pass"]
 
 
 class Pass(Protocol):
-    """Turns the model at `source` into a cheaper one in `folder`.
+    """Turns a model into a cheaper one."""
 
-    `apply` returns the paths it wrote, relative to `folder`, the one to open first. It raises
-    PassError where the model has nothing to change.
-    """
+    def apply(self, source: Path, calibration: Store, folder: Path) -> tuple[str, ...]:
+        """Write the model at `source` changed to `folder`, and nothing else there.
 
-    def apply(self, source: Path, calibration: Store, folder: Path) -> tuple[str, ...]: ...
+        Returns:
+            The paths it wrote, relative to `folder`, the one to open first.
+
+        Raises:
+            PassError: the model has nothing to change.
+        """
+        ...
 
 
 PASSES: Registry[type[Pass]] = Registry(

@@ -24,6 +24,9 @@ COMPUTE_OPERATORS = ("Conv", "MatMul", "Gemm")
 
 CALIBRATION_BATCH_ITEMS = 16
 
+PER_CHANNEL_OPSET = 13
+"""First ONNX opset whose DequantizeLinear has an axis, that is, a scale per channel."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StaticInt8:
@@ -79,9 +82,22 @@ def prepare(source: Path, target: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     whole = target.with_suffix(".whole.onnx")
-    onnx.save(onnx.load(source), whole)
+    onnx.save(_raised(onnx.load(source)), whole)
     quant_pre_process(str(whole), str(target), skip_symbolic_shape=True)
     whole.unlink()
+
+
+def _raised(model: Any) -> Any:  # noqa: ANN401
+    """Return the model at PER_CHANNEL_OPSET if it is older, or as it is if that fails."""
+    import onnx
+
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if versions.get("", PER_CHANNEL_OPSET) >= PER_CHANNEL_OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
+    except (RuntimeError, onnx.version_converter.ConvertError):
+        return model
 
 
 def batch_size(path: Path) -> int:
@@ -89,9 +105,10 @@ def batch_size(path: Path) -> int:
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
-    shape = graph.input[0].type.tensor_type.shape.dim
-    fixed: int = shape[0].dim_value if shape else 0
-    return fixed or CALIBRATION_BATCH_ITEMS
+    weights = {tensor.name for tensor in graph.initializer}
+    shapes = [x.type.tensor_type.shape.dim for x in graph.input if x.name not in weights]
+    fixed: int = shapes[0][0].dim_value if shapes and shapes[0] else 0
+    return fixed if fixed > 0 else CALIBRATION_BATCH_ITEMS
 
 
 class _Reader:

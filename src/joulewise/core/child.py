@@ -18,11 +18,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 import msgspec
 
-from joulewise.core.errors import JoulewiseError, ProgramError
+from joulewise.core.errors import JoulewiseError, ProgramError, one_line
 
 __all__ = ["Child", "serve"]
 
@@ -54,6 +54,7 @@ class Child:
             )
         finally:
             os.close(writer)
+        self._requests = cast("IO[bytes]", self._process.stdin)
         self._answers = os.fdopen(reader, "rb")
 
     @property
@@ -67,12 +68,12 @@ class Child:
         Raises:
             ProgramError: the child failed, died, or did not answer within `timeout_s`.
         """
-        if self._process.stdin is None or self._process.stdin.closed:
+        if self._requests.closed:
             raise ProgramError(f"{self.module} was closed")
         line = msgspec.json.encode({"request": request, "arguments": arguments}) + b"\n"
         try:
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+            self._requests.write(line)
+            self._requests.flush()
         except BrokenPipeError:
             raise ProgramError(self._obituary()) from None
         answer = self._read_line(time.monotonic() + timeout_s)
@@ -85,9 +86,8 @@ class Child:
 
     def close(self) -> None:
         """End the child and free what it held; closing twice is harmless."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.close()
         try:
             self._process.wait(timeout=2.0)
         except subprocess.TimeoutExpired:
@@ -142,8 +142,7 @@ def _answer(handlers: Mapping[str, Handler], line: bytes) -> bytes:
     except JoulewiseError as error:
         return msgspec.json.encode({"error": str(error)})
     except Exception as error:  # noqa: BLE001 - every failure of a library becomes one line
-        first = (str(error).strip().splitlines() or [""])[0]
-        return msgspec.json.encode({"error": f"{type(error).__name__}: {first}"})
+        return msgspec.json.encode({"error": f"{type(error).__name__}: {one_line(error)}"})
 
 
 def _die_with_parent() -> None:

@@ -133,6 +133,7 @@ class Trial:
         recipe: what was tried.
         state: "measured", "rejected" (cheaply, before full measurement) or "failed".
         reason: why it lost, or why it failed, in one sentence; None for the chosen one.
+        cause: what in its graph or on this machine probably made it lose, None if nothing did.
         ratio: energy ratio to the anchor of the study, None where it was not measured.
         quality: on the search split (or the part of it named by `quality.items`).
         difference: paired difference to the original on the same items.
@@ -145,6 +146,7 @@ class Trial:
     recipe: Recipe
     state: str
     reason: str | None = None
+    cause: str | None = None
     ratio: Ratio | None = None
     quality: Quality | None = None
     difference: Difference | None = None

@@ -16,6 +16,8 @@ Messages are one line: what is wrong, then what to do.
 
 from __future__ import annotations
 
+import textwrap
+
 __all__ = [
     "ClaimError",
     "InputError",
@@ -25,6 +27,7 @@ __all__ = [
     "ProgramError",
     "SensorError",
     "UsageError",
+    "one_line",
 ]
 
 
@@ -76,3 +79,8 @@ class MissingExtraError(JoulewiseError):
         )
         self.package = package
         self.extra = extra
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of somebody else's `error`, or its type, in one line of 200 characters."""
+    return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__

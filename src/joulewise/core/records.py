@@ -22,6 +22,7 @@ __all__ = [
     "Bundle",
     "SplitRecord",
     "WorkloadRecord",
+    "describe_artifact",
     "digest_file",
     "dump",
     "load",
@@ -149,7 +150,7 @@ def load(kind: type[T], path: Path) -> T:
     """Read a record of type `kind`.
 
     Raises:
-        InputError: the file is missing, no JSON, of another schema, or a field has a wrong type.
+        InputError: the file is missing, no JSON, or a field is missing or has a wrong type.
     """
     try:
         raw = path.read_bytes()
@@ -157,7 +158,7 @@ def load(kind: type[T], path: Path) -> T:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a record of this version of joulewise: {error}") from error
 
 
@@ -174,8 +175,8 @@ def write_atomic(path: Path, content: bytes) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise

@@ -18,6 +18,7 @@ from joulewise.core.claim import Ratio
 from joulewise.core.energy import Grade
 
 __all__ = [
+    "fewest_items",
     "items_needed",
     "lower_bound",
     "noninferiority_p_value",
@@ -32,6 +33,9 @@ Floats = NDArray[np.float64]
 
 NUISANCE_ERROR = 1e-4
 """Share of the error spent on confining the rate of changed answers (Berger and Boos 1994)."""
+
+BOUND_PRECISION = 2e-6
+"""How closely a bound is found; a fiftieth of the smallest step that is printed."""
 
 NUISANCE_POINTS = 48
 """Rates of changed answers at which the worst case is looked for."""
@@ -91,20 +95,20 @@ def noninferiority_p_value(gained: int, lost: int, items: int, margin: float) ->
         else 1.0
     )
     rates = np.linspace(max(low, margin), max(high, margin), NUISANCE_POINTS)
-    worst = max(_tail(observed, items, margin, float(rate)) for rate in np.unique(rates))
+    worst = float(np.max(_tails(observed, items, margin, rates)))
     return min(1.0, worst + NUISANCE_ERROR)
 
 
-def _tail(observed: float, items: int, margin: float, rate: float) -> float:
-    """Probability of a score >= `observed` when the true loss is `margin` at this change rate."""
-    spread = 7.0 * math.sqrt(items * rate * (1.0 - rate)) + 8.0
-    first = max(0, math.floor(items * rate - spread))
-    last = min(items, math.ceil(items * rate + spread))
+def _tails(observed: float, items: int, margin: float, rates: Floats) -> Floats:
+    """Probability of a score >= `observed` when the loss is `margin`, at each change rate."""
+    spread = 7.0 * np.sqrt(items * rates * (1.0 - rates)) + 8.0
+    first = max(0, math.floor(float(np.min(items * rates - spread))))
+    last = min(items, math.ceil(float(np.max(items * rates + spread))))
     changed = np.arange(first, last + 1, dtype=float)
     needed = _gains_needed(observed, changed, items, margin)
-    gain_share = (rate - margin) / (2.0 * rate) if rate > 0 else 0.0
-    tail = stats.binom.sf(needed - 1, changed, gain_share)
-    return float(np.sum(stats.binom.pmf(changed, items, rate) * tail))
+    gain_shares = ((rates - margin) / (2.0 * rates))[:, None]
+    tails = stats.binom.sf(needed - 1, changed, gain_shares)
+    return np.asarray(np.sum(stats.binom.pmf(changed, items, rates[:, None]) * tails, axis=1))
 
 
 def _gains_needed(observed: float, changed: Floats, items: int, margin: float) -> Floats:
@@ -141,19 +145,19 @@ def lower_bound(gained: int, lost: int, items: int, confidence: float) -> float:
     error = 1.0 - confidence
     estimate = (gained - lost) / items
     outer = min(0.999999, max(-estimate, 0.0) + 1.0 / items)
-    while outer < 0.999999 and noninferiority_p_value(gained, lost, items, outer) > error:
+    while noninferiority_p_value(gained, lost, items, outer) > error:
+        if outer == 0.999999:
+            return -1.0
         outer = min(0.999999, outer * 1.5 + 1.0 / items)
     inner = max(-estimate, 1e-9)
     if noninferiority_p_value(gained, lost, items, inner) <= error:
         return -inner
-    for _ in range(30):
+    while outer - inner >= 1e-6:
         middle = (inner + outer) / 2.0
         if noninferiority_p_value(gained, lost, items, middle) <= error:
             outer = middle
         else:
             inner = middle
-        if outer - inner < 1e-6:
-            break
     return -outer
 
 
@@ -165,6 +169,21 @@ def upper_bound(gained: int, lost: int, items: int, confidence: float) -> float:
 def smallest_margin(items: int, confidence: float) -> float:
     """Return the smallest margin that `items` items can certify, reached when no answer changes."""
     return -lower_bound(0, 0, items, confidence)
+
+
+def fewest_items(margin: float, confidence: float) -> int:
+    """Return the fewest items that certify `margin` when no answer changes.
+
+    Args:
+        margin: largest acceptable loss, in (0, 1).
+        confidence: of the bound, in (0.5, 1).
+
+    Source: no loss among n items has probability (1 - margin)^n at the margin.
+    """
+    items = math.ceil(math.log(1.0 - confidence - NUISANCE_ERROR) / math.log1p(-margin))
+    while noninferiority_p_value(0, 0, items, margin) > 1.0 - confidence:
+        items += 1
+    return items
 
 
 def items_needed(margin: float, difference: float, changed_ratio: float, confidence: float) -> int:

@@ -20,29 +20,39 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
 class Program(Protocol):
-    """An artifact opened on its runtime. `run` returns when all outputs are there."""
+    """An artifact opened on its runtime."""
 
-    def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]: ...
-    def close(self) -> None: ...
+    def run(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """Return all outputs in the model's order, in fresh arrays, when all are there."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; closing twice is harmless."""
+        ...
 
 
 class Runtime(Protocol):
-    """A way to run artifacts.
-
-    `as_found` are the settings of a user who sets nothing; `lossless` are settings that change
-    joules and latency but not the arithmetic; `lossy` change the arithmetic of the same model.
-    """
+    """A way to run artifacts of some `formats`."""
 
     formats: tuple[str, ...]
 
-    def as_found(self) -> RunSettings: ...
-    def lossless(self, cpus: int) -> Sequence[RunSettings]: ...
-    def lossy(
-        self, best: RunSettings, instruction_sets: Sequence[str]
-    ) -> Sequence[RunSettings]: ...
+    def as_found(self) -> RunSettings:
+        """Return the settings of a user who sets nothing."""
+        ...
+
+    def lossless(self, cpus: int) -> Sequence[RunSettings]:
+        """Return settings that change joules and latency, not arithmetic; first one thread."""
+        ...
+
+    def lossy(self, best: RunSettings, instruction_sets: Sequence[str]) -> Sequence[RunSettings]:
+        """Return settings that change the arithmetic of the same model, beside `best`."""
+        ...
+
     def open(
         self, path: Path, settings: RunSettings, shapes: Mapping[str, Sequence[int]]
-    ) -> Program: ...
+    ) -> Program:
+        """Open an artifact for batches of `shapes`; raises whatever the library raises."""
+        ...
 
 
 RUNTIMES: Registry[type[Runtime]] = Registry(

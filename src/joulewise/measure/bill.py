@@ -1,4 +1,4 @@
-"""What finding the candidate costs: joules and seconds by cause, of this process and its children."""
+"""What finding the candidate costs: joules and seconds of this process and its children."""
 
 from __future__ import annotations
 

@@ -32,10 +32,18 @@ class Runnable(Protocol):
     """A program that is open in some process."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """Process id, for meters."""
+        ...
+
     @property
-    def batch_items(self) -> int: ...
-    def block(self, batches: int) -> Timing: ...
+    def batch_items(self) -> int:
+        """Items per inference call."""
+        ...
+
+    def block(self, batches: int) -> Timing:
+        """Run so many batches and return how long they took."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ QUICK_ITEMS = 512
 QUICK_PLAN = Plan(rounds=2, block_s=0.1, warm_up_s=0.4)
 FULL_PLAN = Plan(rounds=6, block_s=0.2, warm_up_s=0.4)
 
+REASON_CHARACTERS = 200
+
 HOPELESS = 1.15
 """A quick ratio to the best so far above which full measurement is not worth its joules."""
 
@@ -63,22 +65,22 @@ class Bench:
             best_ratio: lowest ratio to the anchor among the lossless trials, None while those run.
             bill: what the trial costs is read from its meter.
         """
-        before, size_bytes = bill.meter.read(), None
+        before, size_bytes, cause = bill.meter.read(), None, None
         try:
             artifact = self.artifact(recipe)
             size_bytes = artifact.size_bytes
             tried = self._measure(recipe, self.path(recipe, artifact), best_ratio)
             state, reason = ("rejected", tried.rejected) if tried.rejected else ("measured", None)
         except (PassError, ProgramError, InputError) as error:
-            tried, state, reason = Tried(), "failed", str(error)
+            tried, state, reason = Tried(), "failed", self._short(error)
         after = bill.meter.read()
         if tried.ratio is not None and tried.ratio.value >= (best_ratio or float("inf")):
-            why = explain_cost(recipe, self.path(recipe, artifact), self.session.host)
-            reason = "; ".join(text for text in (reason, why) if text) or None
+            cause = explain_cost(recipe, self.path(recipe, artifact), self.session.host)
         return Trial(
             recipe=recipe,
             state=state,
             reason=reason,
+            cause=cause,
             ratio=tried.ratio,
             quality=tried.quality,
             difference=tried.difference,
@@ -162,6 +164,11 @@ class Bench:
         return interleave(
             {"anchor": self.anchor, "candidate": program}, self.session.open_meter, plan
         )
+
+    def _short(self, error: Exception) -> str:
+        """Return the error without this run's folders, in at most REASON_CHARACTERS."""
+        words = str(error).replace(f"{self.session.folder.absolute()}/", "")
+        return words if len(words) <= REASON_CHARACTERS else f"{words[:REASON_CHARACTERS]}…"
 
     def _answers(self, program: ProgramProcess, limit: int | None) -> list[Array]:
         folder = self.session.folder / "answers"

@@ -1,4 +1,4 @@
-"""Choose among finished trials: the strongest baseline, and the one candidate for the final test."""
+"""Choose among finished trials: the strongest baseline and the one candidate."""
 
 from __future__ import annotations
 
@@ -29,15 +29,13 @@ class Choice:
 
 def best_lossless(trials: Sequence[Trial]) -> Trial:
     """Return the lossless trial with the lowest ratio to the anchor."""
-    return min(
-        (trial for trial in _measured(trials) if trial.recipe.lossless), key=lambda t: _value(t)
-    )
+    return min((trial for trial in _measured(trials) if trial.recipe.lossless), key=_value)
 
 
 def best_runs(trials: Sequence[Trial]) -> dict[str, RunSettings]:
     """Return, for each runtime, its cheapest lossless settings."""
     found: dict[str, Trial] = {}
-    for trial in sorted(_measured(trials), key=lambda t: _value(t)):
+    for trial in sorted(_measured(trials), key=_value):
         if trial.recipe.lossless:
             found.setdefault(trial.recipe.run.runtime, trial)
     return {runtime: trial.recipe.run for runtime, trial in found.items()}
@@ -66,14 +64,17 @@ def choose(trials: Sequence[Trial]) -> Choice:
 def with_reasons(trials: Sequence[Trial], choice: Choice) -> tuple[Trial, ...]:
     """Return the trials, each that lost with the reason why."""
     return tuple(
-        trial
-        if trial.reason is not None or trial is choice.candidate
-        else replace(trial, reason=_reason(trial, choice))
+        trial if trial is choice.candidate else replace(trial, reason=_whole_reason(trial, choice))
         for trial in trials
     )
 
 
-def _reason(trial: Trial, choice: Choice) -> str | None:
+def _whole_reason(trial: Trial, choice: Choice) -> str:
+    reason = trial.reason or _reason(trial, choice)
+    return reason if trial.cause is None else f"{reason}; {trial.cause}"
+
+
+def _reason(trial: Trial, choice: Choice) -> str:
     if trial is choice.as_found and trial is not choice.baseline:
         return "as found today"
     if trial is choice.baseline:

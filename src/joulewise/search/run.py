@@ -32,7 +32,7 @@ def search(session: Session, bill: Bill, announce: Announce) -> tuple[Trial, ...
         announce: told before and after every trial.
 
     Raises:
-        ProgramError: the original itself cannot be run.
+        ProgramError: the original itself cannot be run, or not within the terms.
         InputError: the folder holds the study of another job, machine or version.
     """
     cpus, workload = session.host.logical_cpus, session.workload
@@ -43,14 +43,27 @@ def search(session: Session, bill: Bill, announce: Announce) -> tuple[Trial, ...
     ) as program:
         attempt = _Attempt(bench=Bench(session, program), study=study, bill=bill, announce=announce)
         trials = attempt.all(lossless_recipes(session.runtimes, cpus), (), None)
-        if trials[0].state == "failed":
-            raise ProgramError(f"the model cannot be run as it is: {trials[0].reason}")
+        _check_runnable(trials)
         if session.settings.lossless_only:
             return trials
         strongest = best_lossless(trials).ratio
         best_ratio = None if strongest is None else strongest.value
         changed = changed_recipes(workload.model.operators, best_runs(trials), session.host)
         return (*trials, *attempt.all(changed, trials, best_ratio))
+
+
+def _check_runnable(lossless: Sequence[Trial]) -> None:
+    """Raise unless the model as found, and at least one way to run it, can be compared with."""
+    as_found = lossless[0]
+    if as_found.state == "failed":
+        raise ProgramError(f"the model cannot be run as it is: {as_found.reason}")
+    if as_found.ratio is None:
+        raise ProgramError(
+            "the model answers the same items differently each time, so nothing can be compared "
+            "with it; export it without random operators"
+        )
+    if not any(trial.state == "measured" for trial in lossless):
+        raise ProgramError(f"no way to run the model will do; as it is, {as_found.reason}")
 
 
 @dataclass(frozen=True, kw_only=True)

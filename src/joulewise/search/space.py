@@ -46,10 +46,10 @@ def changed_recipes(
         best: runtime -> its cheapest lossless settings here.
         host: the machine; without VNNI, weights of 7 bits are tried first.
     """
-    recipes = []
+    recipes: list[Recipe] = []
     for runtime, run in best.items():
-        for settings in RUNTIMES.load(runtime)().lossy(run, host.instruction_sets):
-            recipes.append(Recipe(run=settings))
+        lossy = RUNTIMES.load(runtime)().lossy(run, host.instruction_sets)
+        recipes += [Recipe(run=settings) for settings in lossy]
         if QUANTIZABLE.intersection(operators):
             recipes += [
                 Recipe(steps=(step,), run=run) for step in _int8_steps(runtime, operators, host)
@@ -65,10 +65,20 @@ def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[St
         return []
     saturates = host.architecture == "x86_64" and "vnni" not in host.instruction_sets
     steps = [
-        Step(name="static_int8", parameters={"operators": kinds, "reduce_range": reduced})
-        for kinds in ("all", "compute")
-        for reduced in (saturates, not saturates)
+        _static("all", saturates, True),
+        _static("all", not saturates, True),
+        _static("compute", saturates, True),
+        _static("compute", saturates, False),
     ]
     if "MatMul" in operators:
         steps.append(Step(name="dynamic_int8", parameters={"reduce_range": saturates}))
     return steps
+
+
+def _static(operators: str, reduce_range: bool, per_channel: bool) -> Step:
+    return Step(
+        name="static_int8",
+        parameters={
+            "operators": operators, "reduce_range": reduce_range, "per_channel": per_channel,
+        },
+    )  # fmt: skip

@@ -40,7 +40,7 @@ class Study:
             self._study = optuna.create_study(
                 study_name=NAME, storage=f"sqlite:///{path}", load_if_exists=True
             )
-        except DatabaseError as error:
+        except (DatabaseError, RuntimeError) as error:  # RuntimeError: tables of another Optuna
             raise InputError(f"{path} is not a study; delete it to begin anew") from error
         self._check(identity, path)
         self._drop_interrupted()

@@ -23,9 +23,12 @@ __all__ = [
     "labelled_store",
     "mlp_classifier",
     "pointwise",
+    "reference_answers",
     "reference_outputs",
+    "renaming",
     "save_model",
     "two_by_two",
+    "vector_store",
 ]
 
 Array = npt.NDArray[Any]
@@ -113,6 +116,18 @@ def two_by_two(path: Path) -> Path:
     return save_model(path, nodes, {}, inputs, {"difference": ["n", 3], "product": ["n", 3]})
 
 
+def renaming(path: Path) -> Path:
+    """Write a model that renames its input before it uses it: [2 * x, x], each [n, 3]."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Identity", ["x"], ["a"]),
+        helper.make_node("Add", ["a", "x"], ["twice"]),
+    ]
+    outputs: dict[str, Shape] = {"twice": ["n", 3], "a": ["n", 3]}
+    return save_model(path, nodes, {}, {"x": ["n", 3]}, outputs)
+
+
 def labelled_items(
     model: Path, items: int, *, seed: int = 0, flipped_ratio: float = 0.1
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -128,21 +143,40 @@ def labelled_items(
         x, float32 [items, ...], and labels, int64 [items].
     """
     random = np.random.default_rng(seed)
-    prototypes = _prototypes(_item_shape(model))
+    prototypes = _prototypes(_input_shape(model)[1])
     near = prototypes[random.integers(CLASSES, size=items)]
     x = (near + random.normal(0, NOISE, near.shape)).astype(np.float32)
-    labels = np.concatenate(
-        [np.argmax(reference_outputs(model, {"x": row})[0], axis=1) for row in _cut(model, x)]
-    )[:items]
+    labels = reference_answers(model, x)
     wrong = random.permutation(items)[: round(flipped_ratio * items)]
     labels[wrong] = (labels[wrong] + 1) % CLASSES
-    return x, labels.astype(np.int64)
+    return x, labels
 
 
 def labelled_store(folder: Path, model: Path, items: int, *, seed: int = 0) -> Store:
     """Write `labelled_items` as a split to `folder`."""
     x, labels = labelled_items(model, items, seed=seed)
     return write_store(folder, {"x": x}, {"x": "float32"}, labels, np.arange(items))
+
+
+def vector_store(folder: Path, items: int) -> Store:
+    """Write items for `pointwise`, without labels, as a split to `folder`."""
+    x = np.random.default_rng(0).normal(size=(items, *VECTOR)).astype(np.float32)
+    return write_store(folder, {"x": x}, {"x": "float32"}, None, np.arange(items))
+
+
+def reference_answers(model: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return the class that ONNX's reference implementation gives each item, int64 [n].
+
+    Args:
+        model: a classifier of this module.
+        x: items [n, ...]; a fixed batch is filled from the start at the end.
+    """
+    first, _ = _input_shape(model)
+    step = first or len(x)
+    filled = x[np.arange(len(x) + -len(x) % step) % len(x)]
+    batches = [filled[start : start + step] for start in range(0, len(x), step)]
+    scores = [reference_outputs(model, {"x": batch})[0] for batch in batches]
+    return np.argmax(np.concatenate(scores)[: len(x)], axis=1).astype(np.int64)
 
 
 def reference_outputs(model: Path, inputs: Mapping[str, Array]) -> list[Array]:
@@ -235,18 +269,10 @@ def _prototypes(item: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return np.random.default_rng(0).normal(0, 1, (CLASSES, *item)).astype(np.float32)
 
 
-def _item_shape(model: Path) -> tuple[int, ...]:
+def _input_shape(model: Path) -> tuple[int, tuple[int, ...]]:
+    """Return the fixed batch (0 where it is free) and the shape of one item."""
     import onnx
 
     shape = onnx.load(model, load_external_data=False).graph.input[0].type.tensor_type.shape
-    return tuple(axis.dim_value for axis in shape.dim[1:])
-
-
-def _cut(model: Path, x: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-    """Return `x` in the batches that `model` takes, the last one filled from the start."""
-    import onnx
-
-    shape = onnx.load(model, load_external_data=False).graph.input[0].type.tensor_type.shape
-    items = shape.dim[0].dim_value or len(x)
-    filled = np.concatenate([x, x[: -len(x) % items]])
-    return [filled[start : start + items] for start in range(0, len(x), items)]
+    first, *rest = (axis.dim_value for axis in shape.dim)
+    return first, tuple(rest)

@@ -6,7 +6,6 @@ dtype batch by batch. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
 import sys
@@ -24,13 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.npyio import NpzFile
 
-from joulewise.core.errors import InputError, MissingExtraError, UsageError
-from joulewise.workload.model import Model, TensorSpec, one_line
+from joulewise.core.errors import InputError, MissingExtraError, UsageError, one_line
+from joulewise.workload.model import Model, TensorSpec
 
-__all__ = ["Dataset", "batch_inputs", "check_data", "load_data"]
+__all__ = ["Dataset", "check_data", "load_data"]
 
 Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
 
 INPUT_KEYS = ("x", "X", "images", "inputs", "data")
 LABEL_KEYS = ("y", "labels", "label", "targets")
@@ -76,22 +74,6 @@ class Dataset:
     def items(self) -> int:
         """Number of items, n."""
         return len(next(iter(self.inputs.values())))
-
-    def digest(self, indices: Indices) -> str:
-        """Return the sha256 of the items at `indices`, in hexadecimal.
-
-        It covers names, dtypes, shapes and bytes of the inputs, and the labels; the order of the
-        items counts, the order of the inputs does not.
-        """
-        digest = hashlib.sha256()
-        arrays = dict(sorted(self.inputs.items()))
-        columns = [*arrays.items(), *([] if self.labels is None else [("", self.labels)])]
-        for name, array in columns:
-            header = (name, array.dtype.str, len(indices), *array.shape[1:])
-            digest.update(repr(header).encode())
-            for part in _parts(array, len(indices)):
-                digest.update(array[indices[part]].tobytes())
-        return digest.hexdigest()
 
 
 def load_data(reference: str, model: Model) -> Dataset:
@@ -157,23 +139,6 @@ def check_data(dataset: Dataset, model: Model, batch_items: int) -> None:
     if dataset.labels is not None:
         _check_count("labels", dataset.labels, dataset)
         _check_labels(dataset.labels, dataset, model)
-
-
-def batch_inputs(dataset: Dataset, model: Model, indices: Indices) -> dict[str, Array]:
-    """Return the items at `indices` as the model takes them.
-
-    Args:
-        dataset: checked data.
-        model: the model.
-        indices: of k items.
-
-    Returns:
-        Input name -> contiguous array [k, ...] in the model's dtype.
-    """
-    return {
-        spec.name: np.ascontiguousarray(dataset.inputs[spec.name][indices], dtype=spec.dtype)
-        for spec in model.inputs
-    }
 
 
 # ---------------------------------------------------------------- arrays with names

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from joulewise.core.errors import InputError, MissingExtraError
+from joulewise.core.errors import InputError, MissingExtraError, one_line
 from joulewise.core.records import Artifact, describe_artifact
 
-__all__ = ["Model", "TensorSpec", "load_model", "one_line"]
+__all__ = ["Model", "TensorSpec", "load_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +93,6 @@ def load_model(path: Path) -> Model:
         operators=Counter(node.op_type for g in _graphs(graph) for node in g.node),
         parameters=sum(math.prod(tensor.dims) for tensor in tensors),
     )
-
-
-def one_line(error: BaseException) -> str:
-    """Return the text of somebody else's `error`, or its type, in one line of 200 characters."""
-    return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
 
 
 def _import_onnx() -> ModuleType:

@@ -33,7 +33,12 @@ class Splits:
 
 
 def split(
-    items: int, *, seed: int, calibrate_items: int = 512, search_ratio: float = 0.3
+    items: int,
+    *,
+    seed: int,
+    calibrate_items: int = 512,
+    search_ratio: float = 0.3,
+    search_items: int = 1,
 ) -> Splits:
     """Return splits that together hold each of `items` once.
 
@@ -42,6 +47,7 @@ def split(
         seed: of the permutation, not negative.
         calibrate_items: most items to calibrate with; never more than a tenth of all.
         search_ratio: share of the remaining items for the search, in (0, 1).
+        search_items: give the search this many at least, up to half of the remaining items.
 
     Returns:
         Splits with at least one item in each.
@@ -60,6 +66,7 @@ def split(
     order = np.random.default_rng(seed).permutation(items)
     first = min(calibrate_items, max(1, items // 10))
     rest = items - first
-    second = first + min(max(1, round(search_ratio * rest)), rest - 1)
+    wanted = max(1, round(search_ratio * rest), min(search_items, rest // 2))
+    second = first + min(wanted, rest - 1)
     calibrate, search, hold_out = np.split(order, [first, second])
     return Splits(calibrate=np.sort(calibrate), search=np.sort(search), hold_out=np.sort(hold_out))

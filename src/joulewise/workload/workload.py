@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from joulewise.core.errors import InputError
 from joulewise.core.records import SplitRecord, WorkloadRecord
-from joulewise.core.settings import Usage
-from joulewise.core.statistics import smallest_margin
+from joulewise.core.settings import Settings, Usage
+from joulewise.core.statistics import fewest_items, smallest_margin
 from joulewise.workload.data import check_data, load_data
 from joulewise.workload.model import Model, load_model
 from joulewise.workload.split import split
@@ -41,8 +42,13 @@ class Workload:
     usage: Usage
 
 
-def open_workload(model: Path, data: str, usage: Usage, seed: int, folder: Path) -> Workload:
+def open_workload(
+    model: Path, data: str, usage: Usage, settings: Settings, folder: Path
+) -> Workload:
     """Load, check and split; the splits are written below `folder`.
+
+    The search gets as many items as the declared margin needs, if there are enough for both it
+    and the hold-out.
 
     Raises:
         JoulewiseError: whatever is wrong with the model or the data, in one line.
@@ -50,7 +56,8 @@ def open_workload(model: Path, data: str, usage: Usage, seed: int, folder: Path)
     loaded = load_model(model)
     dataset = load_data(data, loaded)
     check_data(dataset, loaded, usage.batch_items)
-    splits = split(dataset.items, seed=seed)
+    needed = fewest_items(settings.margin, settings.confidence)
+    splits = split(dataset.items, seed=settings.seed, search_items=needed)
     dtypes = {spec.name: spec.dtype for spec in loaded.inputs}
     stores = {
         name: write_store(folder / name, dataset.inputs, dtypes, dataset.labels, indices)
@@ -59,23 +66,24 @@ def open_workload(model: Path, data: str, usage: Usage, seed: int, folder: Path)
     return Workload(model=loaded, source=data, classes=dataset.classes, usage=usage, **stores)
 
 
-def check_certifiable(items: int, margin: float, confidence: float) -> float:
-    """Return the smallest margin that `items` hold-out items can certify.
+def check_certifiable(workload: Workload, settings: Settings) -> float:
+    """Return the smallest margin that the hold-out can certify, as a fraction.
 
     Raises:
-        InputError: it is larger than `margin`, so that no candidate could ever be proved.
+        InputError: the hold-out or the search split is too small for the declared margin, so that
+            no candidate could ever be proved.
     """
-    smallest = smallest_margin(items, confidence)
-    if smallest > margin:
-        needed = items
-        while smallest_margin(needed, confidence) > margin:
-            needed = round(needed * 1.02) + 1
+    confidence, margin = settings.confidence, settings.margin
+    fewest = min(workload.hold_out.items, workload.search.items)
+    if fewest < fewest_items(margin, confidence):
+        best = smallest_margin(fewest, confidence)
         raise InputError(
-            f"{items} hold-out items can certify a loss of {100 * smallest:.1f} points at the "
-            f"best, not {100 * margin:g}; give about {_total(needed) - _total(items):,} more "
-            f"items, or declare --margin {_ceiling(100 * smallest)}"
+            f"{workload.hold_out.items} hold-out items and {workload.search.items} for the search "
+            f"can certify a loss of {100 * best:.1f} points at the best, not {100 * margin:g}; "
+            f"give at least {_total_items(margin, confidence):,} items in all, or declare "
+            f"--margin {100 * best + 0.05:.1f}"
         )
-    return smallest
+    return smallest_margin(workload.hold_out.items, confidence)
 
 
 def workload_record(workload: Workload, metric: Metric) -> WorkloadRecord:
@@ -99,11 +107,7 @@ def workload_record(workload: Workload, metric: Metric) -> WorkloadRecord:
     )
 
 
-def _total(hold_out_items: int) -> int:
-    """Items that leave so many for the hold-out: 10 % (at most 512) and 30 % of the rest go."""
-    rest = hold_out_items / 0.7
-    return round(min(rest / 0.9, rest + 512))
-
-
-def _ceiling(points: float) -> str:
-    return f"{points + 0.05:.1f}"
+def _total_items(margin: float, confidence: float) -> int:
+    """Return how many items leave enough for search and hold-out beside the calibration items."""
+    both = 2 * fewest_items(margin, confidence)
+    return min(math.ceil(both / 0.9) + 1, both + 512)

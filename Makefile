@@ -1,0 +1,39 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check slow docs clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+demo: .venv/installed  ## install, then replace a real network by one that needs fewer joules
+	$(BIN)/joulewise demo
+
+test: .venv/developing check  ## install, then lint, type-check and run all tests but the slow ones
+	$(BIN)/pytest -m "not slow" --cov --cov-report=
+	$(BIN)/coverage combine --quiet --append || true
+	$(BIN)/coverage report --fail-under=90
+
+check: .venv/developing  ## lint, types and layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: .venv/developing  ## the tests on real models, minutes each
+	$(BIN)/pytest -m slow
+
+clean:  ## remove the environment and what tools left behind
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[all]'
+	touch $@
+
+.venv/developing: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@

@@ -1,0 +1,55 @@
+"""Every registered pass against the contract of passes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from joulewise.compress.passes import PASSES
+from joulewise.compress.process import NO_TELEMETRY
+from joulewise.core.recipe import Step
+from joulewise.testing import models
+from joulewise.testing.pass_contract import PassContract
+
+STUBBED = """
+from unittest.mock import MagicMock
+from nncf.telemetry import telemetry
+assert isinstance(telemetry, MagicMock), type(telemetry)
+"""
+
+
+class TestStaticInt8(PassContract):
+    step = Step(name="static_int8")
+    runtime = "onnxruntime"
+
+
+class TestDynamicInt8(PassContract):
+    step = Step(name="dynamic_int8")
+    runtime = "onnxruntime"
+    make = staticmethod(models.mlp_classifier)
+
+
+class TestNncfInt8(PassContract):
+    step = Step(name="nncf_int8")
+    runtime = "openvino"
+
+
+@pytest.mark.parametrize("name", list(PASSES))
+def test_every_pass_has_a_suite(name: str) -> None:
+    assert name in {suite.step.name for suite in PassContract.__subclasses__()}
+
+
+def test_nncf_itself_says_that_its_telemetry_is_a_stub() -> None:
+    """Pytest switches it off as well, so its variables are left out."""
+    own = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", STUBBED],
+        env={**own, **NO_TELEMETRY},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from joulewise.core.host import Host, read_host
+from joulewise.core.recipe import Recipe, RunSettings
+from joulewise.search.space import (
+    anchor_recipe,
+    as_found_recipe,
+    changed_recipes,
+    lossless_recipes,
+)
+
+BEST = {
+    "onnxruntime": RunSettings(runtime="onnxruntime", threads=1),
+    "openvino": RunSettings(runtime="openvino", threads=1, precision="f32"),
+}
+ORT = {"onnxruntime": BEST["onnxruntime"]}
+X86 = replace(read_host(), architecture="x86_64", instruction_sets=("avx2", "avx512"))
+VNNI = replace(X86, instruction_sets=("avx2", "avx512", "vnni"))
+ARM = replace(X86, architecture="aarch64", instruction_sets=("dotprod",))
+
+
+def reduced(recipes: Sequence[Recipe]) -> list[object]:
+    """Return the range reduction of every static step, in order."""
+    steps = [step for recipe in recipes for step in recipe.steps]
+    return [s.parameters["reduce_range"] for s in steps if s.name == "static_int8"]
+
+
+def test_without_vnni_seven_bits_are_tried_first() -> None:
+    assert reduced(changed_recipes(["Conv"], ORT, X86)) == [True, False, True, False]
+
+
+@pytest.mark.parametrize("host", [VNNI, ARM], ids=["vnni", "arm"])
+def test_where_nothing_saturates_eight_bits_are_tried_first(host: Host) -> None:
+    assert reduced(changed_recipes(["Conv"], ORT, host)) == [False, True, False, True]
+
+
+@pytest.mark.parametrize(("operator", "dynamic"), [("MatMul", 1), ("Conv", 0), ("Gemm", 0)])
+def test_matrix_products_are_also_quantized_dynamically(operator: str, dynamic: int) -> None:
+    recipes = changed_recipes([operator, "Relu"], ORT, VNNI)
+    names = [step.name for recipe in recipes for step in recipe.steps]
+    assert names.count("dynamic_int8") == dynamic
+    assert names.count("static_int8") == 4
+
+
+def test_nothing_to_quantize_gives_nothing_to_try() -> None:
+    assert changed_recipes(["Relu", "Erf", "TreeEnsembleClassifier"], BEST, VNNI) == ()
+
+
+def test_bfloat16_is_tried_where_the_cpu_has_it() -> None:
+    host = replace(VNNI, instruction_sets=("vnni", "bf16"))
+    recipes = changed_recipes(["Relu"], BEST, host)
+    assert [recipe.run.precision for recipe in recipes] == ["bf16"]
+    assert not recipes[0].lossless
+
+
+def test_changed_models_run_the_way_that_was_cheapest() -> None:
+    recipes = changed_recipes(["Conv"], BEST, VNNI)
+    assert {recipe.run for recipe in recipes} == set(BEST.values())
+    assert not any(recipe.lossless for recipe in recipes)
+
+
+def test_passes_go_to_the_runtime_that_runs_them() -> None:
+    recipes = changed_recipes(["Conv", "MatMul"], BEST, VNNI)
+    runtime_of = {step.name: recipe.run.runtime for recipe in recipes for step in recipe.steps}
+    assert runtime_of == {
+        "static_int8": "onnxruntime", "dynamic_int8": "onnxruntime", "nncf_int8": "openvino",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8, 96])
+def test_as_found_comes_first_and_nothing_twice(cpus: int) -> None:
+    runtimes = ("onnxruntime", "openvino")
+    recipes = lossless_recipes(runtimes, cpus)
+    assert recipes[0] == as_found_recipe(runtimes) == Recipe(run=RunSettings(runtime="onnxruntime"))
+    assert anchor_recipe(runtimes, cpus) in recipes
+    assert anchor_recipe(runtimes, cpus).run.threads == 1
+    assert all(recipe.lossless for recipe in recipes)
+    assert max(recipe.run.threads or 0 for recipe in recipes) <= cpus
+    changed = changed_recipes(["Conv", "MatMul"], BEST, replace(VNNI, instruction_sets=("bf16",)))
+    keys = [recipe.key for recipe in (*recipes, *changed)]
+    assert len(keys) == len(set(keys))
+
+
+def test_first_runtime_asked_for_is_the_one_as_found() -> None:
+    assert lossless_recipes(("openvino",), 2)[0].run == RunSettings(runtime="openvino")

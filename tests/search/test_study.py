@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
+
+from joulewise.core.claim import Trial
+from joulewise.core.energy import Interval
+from joulewise.core.errors import InputError, ProgramError
+from joulewise.core.recipe import Recipe
+from joulewise.search import run
+from joulewise.search.study import Study
+
+IDENTITY = {"model": "a", "data": "b", "machine": "c"}
+
+
+def open_study(folder: Path) -> Study:
+    return Study(folder / "study.db", IDENTITY)
+
+
+def states(folder: Path) -> list[str]:
+    """Return the states of the Optuna trials on disk, in order."""
+    with closing(sqlite3.connect(folder / "study.db")) as base:
+        return [row[0] for row in base.execute("SELECT state FROM trials ORDER BY number")]
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        measured(int8(), 0.5),
+        rejected(int8()),
+        rejected(int8(), 0.9),
+        failed(int8()),
+        replace(measured(int8(), 0.5), cost_j=Interval(low=1.0, central=2.0, high=3.0)),
+    ],
+    ids=["measured", "rejected at once", "rejected late", "failed", "with its cost"],
+)
+def test_finished_trial_is_found_again_after_reopening(tmp_path: Path, trial: Trial) -> None:
+    study = open_study(tmp_path)
+    assert study.finished(int8()) is None
+    study.finish(study.begin(int8()), trial)
+    assert study.finished(int8()) == trial
+    assert open_study(tmp_path).finished(int8()) == trial
+    assert open_study(tmp_path).finished(AS_FOUND) is None
+
+
+def test_states_are_those_that_optuna_knows(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    for trial in (measured(AS_FOUND, 1.0), rejected(int8()), failed(ONE_THREAD)):
+        study.finish(study.begin(trial.recipe), trial)
+    assert states(tmp_path) == ["COMPLETE", "PRUNED", "FAIL"]
+
+
+def test_trial_that_a_kill_left_open_is_begun_anew(tmp_path: Path) -> None:
+    open_study(tmp_path).begin(int8())
+    assert states(tmp_path) == ["RUNNING"]
+    again = open_study(tmp_path)
+    assert states(tmp_path) == ["FAIL"]
+    assert again.finished(int8()) is None
+    again.finish(again.begin(int8()), measured(int8(), 0.5))
+    assert open_study(tmp_path).finished(int8()) == measured(int8(), 0.5)
+
+
+def test_trial_killed_between_its_two_last_writes_counts_once(tmp_path: Path) -> None:
+    study, trial = open_study(tmp_path), measured(int8(), 0.5)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    begun = study.begin(int8())
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(study._study, "tell", killed)
+        study.finish(begun, trial)
+    assert open_study(tmp_path).finished(int8()) == trial
+
+
+@pytest.mark.parametrize("other", [{"data": "x"}, {"data": "x", "machine": "y"}])
+def test_other_identity_is_refused_and_named(tmp_path: Path, other: dict[str, str]) -> None:
+    open_study(tmp_path)
+    with pytest.raises(InputError, match="had another " + ", ".join(other)) as caught:
+        Study(tmp_path / "study.db", {**IDENTITY, **other})
+    assert "\n" not in str(caught.value)
+
+
+def test_identity_with_one_more_term_is_another(tmp_path: Path) -> None:
+    open_study(tmp_path)
+    with pytest.raises(InputError, match="had another meter"):
+        Study(tmp_path / "study.db", {**IDENTITY, "meter": "rapl"})
+
+
+@pytest.mark.parametrize("content", [b"x" * 4096, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_file_that_is_no_study_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "study.db").write_bytes(content)
+    with pytest.raises(InputError, match=r"study\.db is not a study; delete it") as caught:
+        open_study(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_tables_of_another_optuna_are_one_line(tmp_path: Path) -> None:
+    open_study(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as base, base:
+        base.execute("UPDATE version_info SET schema_version = 1")
+    with pytest.raises(InputError, match="is not a study"):
+        open_study(tmp_path)
+
+
+def test_empty_file_becomes_a_study(tmp_path: Path) -> None:
+    (tmp_path / "study.db").touch()
+    assert open_study(tmp_path).finished(AS_FOUND) is None
+
+
+class FakeBench:
+    """Counts what is tried; stops the run before the trial number `stop`."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.tried: list[Recipe] = []
+        self.stop = stop
+
+    def try_recipe(self, recipe: Recipe, best_ratio: float | None, bill: Any) -> Trial:
+        assert (best_ratio, bill) == (None, BILL)
+        if len(self.tried) == self.stop:
+            raise KeyboardInterrupt
+        self.tried.append(recipe)
+        cost_j = Interval(low=1.0, central=2.0, high=3.0)
+        return replace(measured(recipe, 1.0), cost_j=cost_j, seconds=5.0)
+
+
+class FakeBill:
+    """Counts what is billed."""
+
+    def __init__(self) -> None:
+        self.causes: list[str] = []
+
+    def add(self, cause: str, joules: Interval, seconds: float) -> None:
+        assert (joules.central, seconds) == (2.0, 5.0)
+        self.causes.append(cause)
+
+
+BILL = FakeBill()
+
+
+def attempt(folder: Path, bench: Any, recipes: Sequence[Recipe]) -> tuple[Trial, ...]:
+    """Try `recipes` as the search does."""
+    BILL.causes.clear()
+    made = run._Attempt(bench=bench, study=open_study(folder), bill=BILL, announce=lambda *_: None)  # type: ignore[arg-type]
+    return made.all(recipes, (), None)
+
+
+def test_interrupted_search_goes_on_and_bills_everything_once(tmp_path: Path) -> None:
+    recipes = [AS_FOUND, ONE_THREAD, int8()]
+    first, second = FakeBench(stop=2), FakeBench()
+    with pytest.raises(KeyboardInterrupt):
+        attempt(tmp_path, first, recipes)
+    trials = attempt(tmp_path, second, recipes)
+    assert first.tried == recipes[:2]
+    assert second.tried == recipes[2:]
+    assert [trial.recipe for trial in trials] == recipes
+    assert BILL.causes == ["baseline", "baseline", "trials"]
+
+
+@pytest.mark.parametrize(
+    ("trials", "says"),
+    [
+        ([failed(AS_FOUND)], "cannot be run as it is: it crashed"),
+        ([rejected(AS_FOUND), measured(ONE_THREAD, 1.0)], "differently each time"),
+        ([rejected(AS_FOUND, 1.0), rejected(ONE_THREAD, 1.0)], "quality is not enough"),
+    ],
+    ids=["crashes", "random answers", "latency"],
+)
+def test_original_that_nothing_can_be_compared_with_is_one_line(
+    trials: list[Trial], says: str
+) -> None:
+    with pytest.raises(ProgramError, match=says):
+        run._check_runnable(trials)
+
+
+def test_original_that_misses_the_ceiling_only_as_found_will_do() -> None:
+    run._check_runnable([rejected(AS_FOUND, 2.0), measured(ONE_THREAD, 1.0)])

@@ -1,0 +1,1 @@
+"""Real models and real items from pinned packages, for tests that take minutes."""
