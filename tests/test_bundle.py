@@ -74,11 +74,17 @@ def test_resume_without_an_interrupted_run_begins_anew(tmp_path: Path) -> None:
         assert not list(work.iterdir())
 
 
+def begin_and_fail(output: Path, name: str, error: BaseException) -> None:
+    """Write one file in the work folder and fail."""
+    with work_folder(output, resume=False) as work:
+        (work / name).touch()
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
 def test_early_failure_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), work_folder(tmp_path / "out", resume=False) as work:
-        (work / "data").mkdir()
-        raise error
+    with pytest.raises(type(error)):
+        begin_and_fail(tmp_path / "out", "items.npy", error)
     assert not list(tmp_path.iterdir())
 
 
@@ -86,9 +92,8 @@ def test_early_failure_leaves_nothing(tmp_path: Path, error: BaseException) -> N
 def test_failure_after_the_first_trial_keeps_what_was_found(
     tmp_path: Path, error: BaseException
 ) -> None:
-    with pytest.raises(type(error)), work_folder(tmp_path / "out", resume=False) as work:
-        (work / "study.db").touch()
-        raise error
+    with pytest.raises(type(error)):
+        begin_and_fail(tmp_path / "out", "study.db", error)
     assert (tmp_path / "out.work" / "study.db").exists()
 
 
@@ -249,7 +254,7 @@ def test_store_that_names_a_file_elsewhere_is_not_followed(tmp_path: Path) -> No
 
 
 def test_folder_without_record_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a bundle: it has no joulewise.json"):
+    with pytest.raises(InputError, match=r"is not a bundle: it has no joulewise\.json"):
         open_bundle(tmp_path)
 
 

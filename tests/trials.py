@@ -9,7 +9,7 @@ AS_FOUND = Recipe(run=RunSettings(runtime="onnxruntime"))
 ONE_THREAD = Recipe(run=RunSettings(runtime="onnxruntime", threads=1))
 
 
-def int8(name: str = "static_int8", **parameters: str | int | float | bool) -> Recipe:
+def int8(name: str = "static_int8", **parameters: str | float | bool) -> Recipe:
     """Return a recipe that changes the model."""
     return Recipe(steps=(Step(name=name, parameters=parameters),), run=ONE_THREAD.run)
 

@@ -91,8 +91,8 @@ def quantized(model: Path, items: Store, name: str = "static_int8", **parameters
 def test_weights_are_rounded_to_the_nearest_step(
     conv: Path,
     items: Store,
-    per_channel: bool,  # noqa: FBT001
-    reduce_range: bool,  # noqa: FBT001
+    per_channel: bool,
+    reduce_range: bool,
 ) -> None:
     graph = quantized(conv, items, per_channel=per_channel, reduce_range=reduce_range)
     original, made = floats(conv), graph.weights()
@@ -147,7 +147,7 @@ def fed_by_integers(graph: Graph) -> set[str]:
 def test_dynamic_never_emits_conv_integer(
     tmp_path: Path,
     items: Store,
-    reduce_range: bool,  # noqa: FBT001
+    reduce_range: bool,
 ) -> None:
     model = mixed_classifier(tmp_path / "mixed.onnx")
     graph = quantized(model, items, "dynamic_int8", reduce_range=reduce_range)

@@ -51,17 +51,17 @@ def test_predict_covers_every_item_in_order(model: Path, store: Store, tmp_path:
     with ProgramProcess(model, RUN, store, BATCH_ITEMS) as program:
         (scores,) = program.predict(store, tmp_path / "out")
     assert scores.shape == (ITEMS, models.CLASSES)
-    np.testing.assert_allclose(scores, in_process(model, store), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(scores, np.float32), in_process(model, store), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("limit", [1, 4, 6, ITEMS, ITEMS + 5])
-def test_predict_stops_at_the_limit(
-    model: Path, store: Store, tmp_path: Path, limit: int
-) -> None:
+def test_predict_stops_at_the_limit(model: Path, store: Store, tmp_path: Path, limit: int) -> None:
     with ProgramProcess(model, RUN, store, BATCH_ITEMS) as program:
         (scores,) = program.predict(store, tmp_path / "out", limit)
     wanted = in_process(model, store)[:limit]
-    np.testing.assert_allclose(scores, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(scores, np.float32), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_predict_gives_all_outputs(store: Store, tmp_path: Path) -> None:
@@ -92,7 +92,9 @@ def test_batch_may_be_larger_than_the_store(model: Path, store: Store, tmp_path:
     with ProgramProcess(model, RUN, store, 32) as program:
         assert program.block(1).items == 32
         (scores,) = program.predict(store, tmp_path / "out")
-    np.testing.assert_allclose(scores, in_process(model, store), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(scores, np.float32), in_process(model, store), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_relative_paths(

@@ -61,9 +61,13 @@ def test_the_same_cause_adds_up_and_others_stay_apart(purse: Purse, bill: Bill) 
 
 
 def test_what_failed_is_billed_too(purse: Purse, bill: Bill) -> None:
-    with pytest.raises(RuntimeError, match="failed"), bill.stage("trials"):
-        purse.spent_j += 3.0
-        raise RuntimeError("failed")
+    def fail() -> None:
+        with bill.stage("trials"):
+            purse.spent_j += 3.0
+            raise RuntimeError("failed")
+
+    with pytest.raises(RuntimeError, match="failed"):
+        fail()
     assert bill.stages_j["trials"].central == 3.0
 
 

@@ -118,7 +118,7 @@ GROSS_J = {"baseline": 0.010 * 25.0 / 4, "candidate": 0.005 * 21.0 / 4}
 
 
 @pytest.mark.parametrize("includes_idle", [True, False])
-def test_joules_per_item_are_recovered_exactly(includes_idle: bool) -> None:  # noqa: FBT001
+def test_joules_per_item_are_recovered_exactly(includes_idle: bool) -> None:
     machine = Machine()
     sensor = replace(SENSOR, includes_idle=includes_idle)
     taken = interleave(pair(machine), opener(machine, sensor), PLAN)
@@ -312,20 +312,20 @@ def measurement(
     ("includes_idle", "objective", "wanted_j"),
     [(True, "net", 1.6), (True, "gross", 2.0), (False, "net", 2.0), (False, "gross", 2.4)],
 )
-def test_net_and_gross(includes_idle: bool, objective: str, wanted_j: float) -> None:  # noqa: FBT001
+def test_net_and_gross(includes_idle: bool, objective: str, wanted_j: float) -> None:
     taken = measurement(sensor=replace(SENSOR, includes_idle=includes_idle))
     assert block_joules_per_item(taken, objective) == pytest.approx([wanted_j] * 2)
 
 
 @pytest.mark.parametrize(("includes_idle", "objective"), [(True, "net"), (False, "gross")])
-def test_unknown_idle_is_an_error_where_it_is_needed(includes_idle: bool, objective: str) -> None:  # noqa: FBT001
+def test_unknown_idle_is_an_error_where_it_is_needed(includes_idle: bool, objective: str) -> None:
     taken = measurement(sensor=replace(SENSOR, includes_idle=includes_idle), idle_w=None)
     with pytest.raises(SensorError, match=f"no {objective} figure"):
         block_joules_per_item(taken, objective)
 
 
 @pytest.mark.parametrize(("includes_idle", "objective"), [(True, "gross"), (False, "net")])
-def test_unknown_idle_does_not_matter_elsewhere(includes_idle: bool, objective: str) -> None:  # noqa: FBT001
+def test_unknown_idle_does_not_matter_elsewhere(includes_idle: bool, objective: str) -> None:
     taken = measurement(sensor=replace(SENSOR, includes_idle=includes_idle), idle_w=None)
     assert block_joules_per_item(taken, objective) == pytest.approx([2.0] * 2)
 

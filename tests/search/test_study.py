@@ -67,15 +67,17 @@ def test_trial_that_a_kill_left_open_is_begun_anew(tmp_path: Path) -> None:
     assert open_study(tmp_path).finished(int8()) == measured(int8(), 0.5)
 
 
-def test_trial_killed_between_its_two_last_writes_counts_once(tmp_path: Path) -> None:
+def test_trial_killed_between_its_two_last_writes_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study, trial = open_study(tmp_path), measured(int8(), 0.5)
 
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     begun = study.begin(int8())
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(study._study, "tell", killed)
+    monkeypatch.setattr(study._study, "tell", killed)
+    with pytest.raises(KeyboardInterrupt):
         study.finish(begun, trial)
     assert open_study(tmp_path).finished(int8()) == trial
 
@@ -105,7 +107,7 @@ def test_file_that_is_no_study_is_one_line(tmp_path: Path, content: bytes) -> No
 def test_tables_of_another_optuna_are_one_line(tmp_path: Path) -> None:
     open_study(tmp_path)
     with closing(sqlite3.connect(tmp_path / "study.db")) as base, base:
-        base.execute("UPDATE version_info SET schema_version = 1")
+        base.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
     with pytest.raises(InputError, match="is not a study"):
         open_study(tmp_path)
 

@@ -48,15 +48,19 @@ def run_optimize(
                 progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"interrupted; finished trials are kept in {output}.work: "
-                "repeat the command with --resume"
-            ) from None
+            raise InterruptedRunError(_what_is_kept(output)) from None
     for warning in bundle.warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(to_json(bundle) if as_json else "\n".join(verdict_lines(bundle)))
     if not quiet:
         typer.echo(f"bundle   {output} (open {output / 'report.html'})", err=True)
+
+
+def _what_is_kept(output: Path) -> str:
+    work = output.with_name(f"{output.name}.work")
+    if not work.exists():
+        return "interrupted before the first trial; nothing was kept"
+    return f"interrupted; finished trials are kept in {work}: repeat the command with --resume"
 
 
 def run_verify(folder: Path, meter: str | None, *, as_json: bool, quiet: bool) -> None:

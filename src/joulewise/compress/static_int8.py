@@ -48,11 +48,27 @@ class StaticInt8:
     def apply(self, source: Path, calibration: Store, folder: Path) -> tuple[str, ...]:
         """Write ``model.onnx``; raises PassError where nothing was quantized."""
         import onnx
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
         logging.getLogger().setLevel(logging.ERROR)
         prepared, target = folder / "prepared.onnx", folder / "model.onnx"
         prepare(source, prepared)
+        try:
+            self._quantize(prepared, calibration, target, adjust_weights=True)
+        except (
+            ValueError
+        ):  # adjusting weight scales to biases fails on some graphs (onnxruntime 1.32)
+            self._quantize(prepared, calibration, target, adjust_weights=False)
+        prepared.unlink()
+        kinds = {node.op_type for node in onnx.load(target).graph.node}
+        if "QuantizeLinear" not in kinds:
+            raise PassError("the model has no operator that this pass can quantize")
+        return ("model.onnx",)
+
+    def _quantize(
+        self, prepared: Path, calibration: Store, target: Path, *, adjust_weights: bool
+    ) -> None:
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
         activations = QuantType.QUInt8 if platform.machine() == "x86_64" else QuantType.QInt8
         quantize_static(
             str(prepared),
@@ -64,12 +80,8 @@ class StaticInt8:
             activation_type=activations,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=None if self.operators == "all" else list(COMPUTE_OPERATORS),
+            extra_options={"QDQDisableWeightAdjustForInt32Bias": not adjust_weights},
         )
-        prepared.unlink()
-        kinds = {node.op_type for node in onnx.load(target).graph.node}
-        if "QuantizeLinear" not in kinds:
-            raise PassError("the model has no operator that this pass can quantize")
-        return ("model.onnx",)
 
 
 def prepare(source: Path, target: Path) -> None:

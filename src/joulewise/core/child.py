@@ -22,7 +22,7 @@ from typing import IO, Any, Self, cast
 
 import msgspec
 
-from joulewise.core.errors import JoulewiseError, ProgramError, one_line
+from joulewise.core.errors import JoulewiseError, ProgramError
 
 __all__ = ["Child", "serve"]
 
@@ -142,7 +142,8 @@ def _answer(handlers: Mapping[str, Handler], line: bytes) -> bytes:
     except JoulewiseError as error:
         return msgspec.json.encode({"error": str(error)})
     except Exception as error:  # noqa: BLE001 - every failure of a library becomes one line
-        return msgspec.json.encode({"error": f"{type(error).__name__}: {one_line(error)}"})
+        first = (str(error).strip().splitlines() or [""])[0]
+        return msgspec.json.encode({"error": f"{type(error).__name__}: {first}"})
 
 
 def _die_with_parent() -> None:

@@ -121,8 +121,8 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """True when every check holds."""
-        return all(check.holds for check in self.checks)
+        """True when every check holds, and there is one."""
+        return bool(self.checks) and all(check.holds for check in self.checks)
 
 
 @dataclass(frozen=True, kw_only=True)

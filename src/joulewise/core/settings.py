@@ -15,7 +15,7 @@ class Settings:
 
     Args:
         margin: largest acceptable loss of quality, as a fraction.
-        confidence: of every bound and interval, in (0.5, 1).
+        confidence: of every bound and interval, in (0.5, 0.999].
         runtimes: names of the runtimes to use, None for all that are installed.
         meter: name of the meter, None for the best that works here.
         seed: of splits and interleaving.
@@ -35,9 +35,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 < self.margin < 1:
             raise UsageError(f"a margin of {100 * self.margin:g} points is none; use e.g. 0.5")
-        if not 0.5 < self.confidence < 1:
+        if not 0.5 < self.confidence <= 0.999:
             raise UsageError(
-                f"a confidence of {100 * self.confidence:g} % is not between 50 and 100; "
+                f"a confidence of {100 * self.confidence:g} % is not between 50 and 99.9; "
                 "use e.g. 95"
             )
         if self.seed < 0:
@@ -63,5 +63,5 @@ class Usage:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # also NaN
                 raise UsageError(f"{name.split('_')[0]} must be positive, not {value:g}")

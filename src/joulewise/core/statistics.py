@@ -40,6 +40,12 @@ BOUND_PRECISION = 2e-6
 NUISANCE_POINTS = 48
 """Rates of changed answers at which the worst case is looked for."""
 
+BUMP_POINTS = 64
+"""Margins beyond a bound at which the p-value is looked at again."""
+
+WIDEST_LOG = 500.0
+"""Half-width of a log-ratio's interval at the most: beyond it floats overflow."""
+
 
 def score(
     gained: Floats | float, lost: Floats | float, items: int, difference: float
@@ -129,7 +135,10 @@ def _gains_needed(observed: float, changed: Floats, items: int, margin: float) -
 def lower_bound(gained: int, lost: int, items: int, confidence: float) -> float:
     """Return the one-sided exact lower confidence bound of the paired difference.
 
-    The candidate is non-inferior at a margin m exactly when this bound lies above -m.
+    The candidate is non-inferior at a margin m when this bound lies above -m. Because the p-value
+    is not quite monotone in the margin, that is exact but for its upward steps narrower than 1/512
+    of the bound; whoever needs the level to the last digit asks `noninferiority_p_value` at m.
+    A bound is never above 0.
 
     Args:
         gained: items that only the candidate answers right.
@@ -158,7 +167,23 @@ def lower_bound(gained: int, lost: int, items: int, confidence: float) -> float:
             outer = middle
         else:
             inner = middle
-    return -outer
+    return -_beyond_bumps(gained, lost, items, error, outer)
+
+
+def _beyond_bumps(gained: int, lost: int, items: int, error: float, margin: float) -> float:
+    """Return `margin`, or the next larger one beyond which the p-value stays at most `error`.
+
+    The p-value falls with the margin but for small upward steps, where outcomes change places.
+    """
+    step = (margin + min(0.0, (gained - lost) / items)) / (8.0 * BUMP_POINTS)
+    found, passed = margin, 1
+    while passed < BUMP_POINTS and margin + step < 0.999999:
+        margin += step
+        if noninferiority_p_value(gained, lost, items, margin) > error:
+            found, passed = 1.0, 0
+        else:
+            found, passed = (found if passed else margin), passed + 1
+    return found
 
 
 def upper_bound(gained: int, lost: int, items: int, confidence: float) -> float:
@@ -240,7 +265,7 @@ def paired_ratio(
     logs = _log_ratios(baseline, candidate)
     mean = float(np.mean(logs))
     error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-    half = float(stats.t.ppf(0.5 + confidence / 2.0, len(logs) - 1)) * error
+    half = min(float(stats.t.ppf(0.5 + confidence / 2.0, len(logs) - 1)) * error, WIDEST_LOG)
     return Ratio(
         value=math.exp(mean),
         low=math.exp(mean - half) / pair_ratio,

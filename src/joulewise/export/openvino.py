@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from joulewise.core.errors import ProgramError
 from joulewise.core.recipe import RunSettings
 from joulewise.export.program import Program, thread_counts
 
@@ -45,14 +46,17 @@ class OpenVino:
     def open(
         self, path: Path, settings: RunSettings, shapes: Mapping[str, Sequence[int]]
     ) -> Program:
-        """Open an ONNX or IR file with static `shapes`; raises whatever OpenVINO raises."""
+        """Open an ONNX or IR file with static `shapes`; raises ProgramError where that fails."""
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(path)
-        names = {name: port for port in model.inputs for name in port.get_names()}
-        model.reshape({names[name]: list(shape) for name, shape in shapes.items()})
-        compiled = core.compile_model(model, "CPU", compile_options(settings))
+        try:
+            model = core.read_model(path)
+            names = {name: port for port in model.inputs for name in port.get_names()}
+            model.reshape({names[name]: list(shape) for name, shape in shapes.items()})
+            compiled = core.compile_model(model, "CPU", compile_options(settings))
+        except RuntimeError as error:
+            raise ProgramError(f"OpenVINO: {_reason(error)}") from error
         return _Request(compiled.create_infer_request(), [p.get_any_name() for p in model.inputs])
 
 
@@ -71,6 +75,14 @@ class _Request:
 
     def close(self) -> None:
         self._request = None
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return the text of an OpenVINO error in one line, without the places in its source code."""
+    lines = str(error).splitlines()
+    return " ".join(
+        line.strip() for line in lines if line and not line.startswith("Exception from")
+    )
 
 
 def compile_options(settings: RunSettings) -> dict[str, str]:

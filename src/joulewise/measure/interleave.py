@@ -8,6 +8,7 @@ them cancels what is slow.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,8 +80,11 @@ def interleave(
     Raises:
         SensorError: the meter failed or gave no joules for a whole block.
     """
-    meters = {name: open_meter([program.pid]) for name, program in programs.items()}
-    try:
+    with ExitStack() as stack:
+        meters: dict[str, Meter] = {}
+        for name, program in programs.items():
+            meters[name] = open_meter([program.pid])
+            stack.callback(meters[name].close)
         batches = {
             name: _warm_up(program, _block_s(plan, meters[name]), plan.warm_up_s)
             for name, program in programs.items()
@@ -94,9 +98,6 @@ def interleave(
         own_s = sum(timing.cpu_s for blocks in taken.values() for _, timing in blocks)
         warnings = warnings_of(before, read_load(), own_s)
         return {name: _measurement(meters[name], taken[name], warnings) for name in programs}
-    finally:
-        for meter in meters.values():
-            meter.close()
 
 
 def ratio_of(
@@ -113,9 +114,9 @@ def ratio_of(
     Raises:
         SensorError: the two were not taken with the same sensor and grade.
     """
-    if baseline.sensor.name != candidate.sensor.name:
+    sensor, other = baseline.sensor, candidate.sensor
+    if (sensor.name, sensor.grade) != (other.name, other.grade):
         raise SensorError("joules of different sensors cannot be compared in one ratio")
-    sensor = baseline.sensor
     return paired_ratio(
         block_joules_per_item(baseline, objective),
         block_joules_per_item(candidate, objective),

@@ -31,10 +31,10 @@ def read_load(proc: Path = Path("/proc")) -> Load | None:
     """
     try:
         first = (proc / "stat").read_text().splitlines()[0].split()
-        ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in first[1:9]]
+        seconds = [int(field) / os.sysconf("SC_CLK_TCK") for field in first[1:9]]
+        user, nice, system, idle, iowait, irq, softirq, steal = seconds
     except (OSError, ValueError, IndexError):
         return None
-    user, nice, system, idle, iowait, irq, softirq, steal = ticks
     return Load(busy_s=user + nice + system + irq + softirq, idle_s=idle + iowait, steal_s=steal)
 
 

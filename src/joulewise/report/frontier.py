@@ -123,7 +123,7 @@ def _x_axis(alt: ModuleType, field: str, values: list[dict[str, Any]]) -> Any:  
 
 def _y_axis(alt: ModuleType) -> Any:  # noqa: ANN401  altair's types
     scale = alt.Scale(zero=False, nice=False, padding=28)
-    axis = alt.Axis(format=".1%", titlePadding=18)
+    axis = alt.Axis(format=".2%", titlePadding=18)
     return alt.Y("y:Q", title="quality on the search split", scale=scale, axis=axis)
 
 

@@ -132,8 +132,10 @@ class Bench:
         outputs = self._answers(program, QUICK_ITEMS)
         quality, difference = self.session.judge.compare(outputs)
         tried = Tried(quality=quality, difference=difference)
-        if recipe.lossless and not self.session.judge.same_answers(outputs):
-            return replace(tried, rejected="answers differ from the original's")
+        if recipe.lossless:
+            if not self.session.judge.same_answers(outputs):
+                return replace(tried, rejected="answers differ from the original's")
+            tried = replace(tried, quality=self.session.judge.quality_of_original)
         if difference.upper < -self.session.settings.margin:
             return replace(
                 tried, rejected=_quality_reason(difference, self.session.settings.margin)

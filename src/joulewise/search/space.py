@@ -65,20 +65,16 @@ def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[St
         return []
     saturates = host.architecture == "x86_64" and "vnni" not in host.instruction_sets
     steps = [
-        _static("all", saturates, True),
-        _static("all", not saturates, True),
-        _static("compute", saturates, True),
-        _static("compute", saturates, False),
+        _static("all", saturates),
+        _static("all", not saturates),
+        _static("compute", saturates),
+        _static("compute", not saturates),
     ]
     if "MatMul" in operators:
         steps.append(Step(name="dynamic_int8", parameters={"reduce_range": saturates}))
     return steps
 
 
-def _static(operators: str, reduce_range: bool, per_channel: bool) -> Step:
-    return Step(
-        name="static_int8",
-        parameters={
-            "operators": operators, "reduce_range": reduce_range, "per_channel": per_channel,
-        },
-    )  # fmt: skip
+def _static(operators: str, reduce_range: bool) -> Step:
+    parameters = {"operators": operators, "reduce_range": reduce_range}
+    return Step(name="static_int8", parameters=parameters)

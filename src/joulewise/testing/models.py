@@ -59,7 +59,7 @@ def conv_classifier(path: Path, *, batch: int | None = None, external: bool = Fa
         helper.make_node("MaxPool", ["active"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Flatten", ["pooled"], ["features"]),
     ]
-    weights = {
+    weights: dict[str, Array] = {
         "filters": random.normal(0, 0.4, (6, 1, 3, 3)),
         "bias": random.normal(0, 0.1, 6),
     }
@@ -85,7 +85,10 @@ def mlp_classifier(path: Path, *, batch: int | None = None, external: bool = Fal
         helper.make_node("Add", ["product", "bias"], ["sum"]),
         helper.make_node("Relu", ["sum"], ["features"]),
     ]
-    weights = {"first": random.normal(0, 0.4, (16, 32)), "bias": random.normal(0, 0.1, 32)}
+    weights: dict[str, Array] = {
+        "first": random.normal(0, 0.4, (16, 32)),
+        "bias": random.normal(0, 0.1, 32),
+    }
     centres = _features(body, weights, VECTOR)
     weights |= {"head": centres.T, "offset": -0.5 * (centres**2).sum(axis=1)}
     nodes = [
@@ -176,7 +179,7 @@ def reference_answers(model: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np
     filled = x[np.arange(len(x) + -len(x) % step) % len(x)]
     batches = [filled[start : start + step] for start in range(0, len(x), step)]
     scores = [reference_outputs(model, {"x": batch})[0] for batch in batches]
-    return np.argmax(np.concatenate(scores)[: len(x)], axis=1).astype(np.int64)
+    return np.asarray(np.argmax(np.concatenate(scores)[: len(x)], axis=1), np.int64)
 
 
 def reference_outputs(model: Path, inputs: Mapping[str, Array]) -> list[Array]:

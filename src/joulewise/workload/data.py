@@ -40,6 +40,7 @@ UNREADABLE = (  # what zipfile, zlib and numpy's parser of headers raise on dama
     OSError,
     RuntimeError,
     SyntaxError,
+    TypeError,
     ValueError,
     tokenize.TokenError,
     zipfile.BadZipFile,

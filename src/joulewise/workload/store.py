@@ -7,18 +7,23 @@ the model's type batch by batch.
 from __future__ import annotations
 
 import hashlib
+import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from joulewise.core.errors import InputError
+from joulewise.core.errors import InputError, one_line
 from joulewise.core.records import dump, load
 
 __all__ = ["Store", "open_store", "write_store"]
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+
+UNREADABLE = (EOFError, OSError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
+"""What numpy's parser of headers raises on damaged files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,7 @@ class Store:
         for name in sorted(columns):
             _feed(digest, name, columns[name], self.dtypes[name])
         if self.labels is not None:
-            _feed(digest, "labels", self.labels, "int64")
+            _feed(digest, "", self.labels, "int64")  # no input has an empty name
         return digest.hexdigest()
 
 
@@ -118,7 +123,7 @@ def open_store(folder: Path) -> Store:
     index = load(Index, folder / "index.json")
     inputs = {name: _open(folder, column.file) for name, column in index.columns.items()}
     labels = None if index.labels is None else _open(folder, index.labels)
-    for name, values in {**inputs, **({} if labels is None else {"labels": labels})}.items():
+    for name, values in [*inputs.items(), *([] if labels is None else [("labels", labels)])]:
         if values.ndim == 0 or len(values) != index.items:
             raise InputError(f"{folder}: {name!r} does not hold {index.items} items")
     return Store(
@@ -134,10 +139,14 @@ def _open(folder: Path, name: str) -> Array:
     if Path(name).name != name:
         raise InputError(f"{folder}: refusing the file name {name!r} outside the folder")
     try:
-        values: Array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read {folder / name}: {error}") from error
-    return values
+        values: Any = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+    except UNREADABLE as error:
+        raise InputError(f"cannot read {folder / name}: {one_line(error)}") from error
+    if not isinstance(values, np.ndarray):  # numpy opens archives under any name
+        values.close()
+        raise InputError(f"cannot read {folder / name}: it is not a single array")
+    array: Array = values
+    return array
 
 
 def _feed(digest: hashlib._Hash, name: str, values: Array, dtype: str) -> None:

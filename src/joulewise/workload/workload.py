@@ -76,12 +76,12 @@ def check_certifiable(workload: Workload, settings: Settings) -> float:
     confidence, margin = settings.confidence, settings.margin
     fewest = min(workload.hold_out.items, workload.search.items)
     if fewest < fewest_items(margin, confidence):
-        best = smallest_margin(fewest, confidence)
+        best = f"{100 * smallest_margin(fewest, confidence) + 0.05:.1f}"  # rounded up
         raise InputError(
             f"{workload.hold_out.items} hold-out items and {workload.search.items} for the search "
-            f"can certify a loss of {100 * best:.1f} points at the best, not {100 * margin:g}; "
+            f"can certify a loss of {best} points at the best, not {100 * margin:g}; "
             f"give at least {_total_items(margin, confidence):,} items in all, or declare "
-            f"--margin {100 * best + 0.05:.1f}"
+            f"--margin {best}"
         )
     return smallest_margin(workload.hold_out.items, confidence)
 

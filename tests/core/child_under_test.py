@@ -1,0 +1,81 @@
+"""A module that `joulewise.core.child.Child` starts; what it does is asked for by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from joulewise.core.child import serve
+from joulewise.core.errors import InputError
+
+
+def echo(value: object) -> object:
+    return value
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def fail_on_purpose() -> None:
+    raise InputError("the model is empty; give another")
+
+
+def give_what_is_no_json() -> object:
+    return object()
+
+
+def abort() -> None:
+    os.abort()
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+    os._exit(7)
+
+
+def chatter() -> str:
+    """Write to stdout as Python and as a C library do, more than a pipe holds."""
+    for _ in range(100):
+        print("x" * 1000, flush=True)
+        os.write(1, b'{"answer": "not this"}\n')
+    return "done"
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            handler.__name__: handler
+            for handler in (
+                echo,
+                fail,
+                fail_on_purpose,
+                give_what_is_no_json,
+                abort,
+                kill,
+                leave,
+                chatter,
+                sleep,
+                variable,
+                pid,
+            )
+        }
+    )

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from joulewise.core.errors import UsageError
+from joulewise.core.settings import Settings, Usage
+
+
+def test_defaults_are_half_a_point_at_95_percent() -> None:
+    assert (Settings().margin, Settings().confidence) == (0.005, 0.95)
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.1, 1.0, 50.0, math.nan])
+def test_a_margin_that_is_none_is_refused(margin: float) -> None:
+    with pytest.raises(UsageError, match=r"a margin of .* points is none; use e\.g\. 0\.5"):
+        Settings(margin=margin)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.0, 1.0, 95.0, math.nan])
+def test_a_confidence_that_cannot_be_meant_is_refused(confidence: float) -> None:
+    with pytest.raises(UsageError, match=r"a confidence of .* % is not between"):
+        Settings(confidence=confidence)
+
+
+def test_a_confidence_that_no_test_can_reach_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"99\.99 % is not between"):
+        Settings(confidence=0.9999)
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(UsageError, match="seed -1 is negative"):
+        Settings(seed=-1)
+
+
+def test_usage_asks_for_nothing_by_default() -> None:
+    assert Usage() == Usage(batch_items=1, latency_p95_s=None, expected_items=None)
+
+
+@pytest.mark.parametrize("items", [0, -3])
+def test_a_batch_that_is_not_positive_is_refused(items: int) -> None:
+    with pytest.raises(UsageError, match=f"batch must be positive, not {items}"):
+        Usage(batch_items=items)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
+def test_a_latency_that_is_not_positive_is_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="latency must be positive"):
+        Usage(latency_p95_s=seconds)
+
+
+def test_an_expectation_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(UsageError, match="expected must be positive, not 0"):
+        Usage(expected_items=0)

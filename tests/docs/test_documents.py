@@ -1,0 +1,78 @@
+"""What README and docs show is what happens: code runs, figures come from records."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from joulewise.core.records import Bundle, load
+from joulewise.report.verdict import verdict_lines
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+SET_UP = re.compile(r"^(make |git clone|cd |pip install)")
+SLOW = re.compile(r"joulewise (demo|optimize)|joulewise\.optimize")
+
+
+def blocks(*languages: str) -> list[object]:
+    """Return the code blocks of all pages; those that search for minutes are marked slow."""
+    return [
+        pytest.param(
+            match[2],
+            id=f"{page.stem}-{number}",
+            marks=[pytest.mark.slow] if SLOW.search(match[2]) else [],
+        )
+        for page in PAGES
+        for number, match in enumerate(BLOCK.finditer(page.read_text()))
+        if match[1] in languages
+    ]
+
+
+@pytest.fixture(scope="module")
+def playground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all blocks: later ones use what earlier ones made, as a reader would."""
+    return tmp_path_factory.mktemp("reader")
+
+
+def run(argv: list[str], folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        argv, cwd=folder, env={**os.environ, "PATH": path}, text=True, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", blocks("sh"))
+def test_shell_blocks_run(code: str, playground: Path) -> None:
+    lines = [line for line in code.splitlines() if not SET_UP.match(line)]
+    run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)], playground)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code: str, playground: Path) -> None:
+    run([sys.executable, "-c", code], playground)
+
+
+def test_make_has_the_two_commands() -> None:
+    for target in ("demo", "test"):
+        run(["make", "--dry-run", target], ROOT)
+        assert f"make {target}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["demo-batch-1", "demo-batch-32"])
+def test_verdicts_shown_are_those_of_the_records(name: str) -> None:
+    bundle = load(Bundle, ROOT / "records" / f"{name}.json")
+    assert "\n".join(verdict_lines(bundle)) in (ROOT / "README.md").read_text()
+
+
+def test_decisions_are_short() -> None:
+    for page in (ROOT / "docs" / "decisions").glob("*.md"):
+        assert len(page.read_text().splitlines()) <= 40, page.name

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from models import Job, make_job
+from trials import ratio
+
+from joulewise.core.claim import Check, Difference
+from joulewise.core.energy import Measurement, Sensor
+from joulewise.core.host import read_host
+from joulewise.core.recipe import Recipe, RunSettings
+from joulewise.core.settings import Settings, Usage
+from joulewise.measure.interleave import Plan
+from joulewise.measure.meters import meter_opener
+from joulewise.verify.prove import Contest, Proof, checks_of, prove
+from joulewise.workload.workload import open_workload
+
+AS_FOUND = Recipe(run=RunSettings(runtime="onnxruntime", threads=1))
+CONTEST = Contest(
+    original=Path("a.onnx"),
+    artifact=Path("a.onnx"),
+    candidate=AS_FOUND,
+    baseline=AS_FOUND,
+    as_found=AS_FOUND,
+    metric="top1",
+    classes=(),
+    batch_items=1,
+    latency_p95_s=None,
+    margin=0.005,
+    confidence=0.95,
+)
+SENSOR = Sensor(
+    name="fake",
+    grade="D",
+    boundary="none",
+    rails=(),
+    includes_idle=False,
+    resolution_j=None,
+    update_period_s=None,
+    low_ratio=1.0,
+    high_ratio=1.0,
+    pair_ratio=1.0,
+    source="invented",
+)
+
+
+def difference(lower: float) -> Difference:
+    return Difference(
+        value=lower + 0.001,
+        lower=lower,
+        upper=0.01,
+        confidence=0.95,
+        items=1000,
+        gained=0,
+        lost=0,
+        changed=0,
+    )
+
+
+def checks(
+    *,
+    high: float = 0.9,
+    lower: float = -0.001,
+    limit_s: float | None = None,
+    p95_s: float | None = None,
+) -> dict[str, Check]:
+    """Return the checks of a claim that holds unless something is changed."""
+    found = checks_of(
+        replace(CONTEST, latency_p95_s=limit_s),
+        replace(ratio(0.8), high=high),
+        difference(lower),
+        Measurement(sensor=SENSOR, blocks=(), idle_w=None, latency_p95_s=p95_s),
+    )
+    return {check.name: check for check in found}
+
+
+def holds(found: dict[str, Check]) -> dict[str, bool]:
+    return {name: check.holds for name, check in found.items()}
+
+
+def test_claim_holds() -> None:
+    assert holds(checks()) == {"energy": True, "quality": True}
+
+
+@pytest.mark.parametrize("high", [1.0, 1.2, float("nan")])
+def test_interval_that_reaches_one_fails_energy_only(high: float) -> None:
+    assert holds(checks(high=high)) == {"energy": False, "quality": True}
+
+
+@pytest.mark.parametrize("lower", [-0.005, -0.2, float("nan")])
+def test_bound_at_the_margin_or_below_fails_quality_only(lower: float) -> None:
+    assert holds(checks(lower=lower)) == {"energy": True, "quality": False}
+
+
+@pytest.mark.parametrize(
+    ("p95_s", "kept"), [(0.009, True), (0.01, True), (0.0101, False), (None, False)]
+)
+def test_latency_is_checked_where_there_is_a_ceiling(p95_s: float | None, kept: bool) -> None:
+    assert holds(checks(limit_s=0.01, p95_s=p95_s))["latency"] is kept
+
+
+def test_details_give_the_figures() -> None:
+    found = checks(high=0.91, lower=-0.0012, limit_s=0.01, p95_s=0.012)
+    assert "interval 0.784 to 0.910" in found["energy"].detail
+    assert "bound -0.12, must lie above -0.5" in found["quality"].detail
+    assert found["latency"].detail == "p95 12.000 ms, must not exceed 10 ms"
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return make_job(tmp_path_factory.mktemp("job"), items=300)
+
+
+@pytest.fixture(scope="module")
+def proof(job: Job) -> Proof:
+    """Prove the model against itself."""
+    folder = job.model.parent
+    workload = open_workload(
+        job.model, str(job.data), Usage(), Settings(margin=0.05), folder / "data"
+    )
+    test = replace(CONTEST, original=job.model, artifact=job.model, margin=0.05)
+    opener = meter_opener("cpu-time", read_host())
+    plan = Plan(rounds=8, block_s=0.04, warm_up_s=0.1)
+    return prove(test, workload.hold_out, opener, plan, folder / "proof")
+
+
+def test_model_against_itself_answers_the_same(proof: Proof) -> None:
+    claim = proof.claim
+    assert claim.quality_baseline == claim.quality_candidate
+    assert claim.quality_baseline.value == 1.0
+    assert claim.difference.value == 0
+    assert (claim.difference.gained, claim.difference.lost, claim.difference.changed) == (0, 0, 0)
+
+
+def test_model_against_itself_wins_nothing(proof: Proof) -> None:
+    claim = proof.claim
+    assert claim.ratio.low < 1 < claim.ratio.high
+    assert claim.ratio_as_found.low < 1 < claim.ratio_as_found.high
+    assert [check.name for check in claim.checks if not check.holds] == ["energy"]
+    assert not claim.holds
+
+
+def test_every_role_is_measured_alike(proof: Proof) -> None:
+    assert set(proof.measurements) == {"candidate", "baseline", "as found"}
+    assert {len(taken.blocks) for taken in proof.measurements.values()} == {8}
+    assert proof.claim.ratio.pairs == 8
+    assert proof.claim.ratio.grade == "D"
