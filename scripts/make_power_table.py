@@ -28,6 +28,8 @@ from pathlib import Path
 from joulewise.core.energy import Interval
 from joulewise.measure.power_table import (
     LOADS_PERCENT,
+    SPECPOWER,
+    PowerRow,
     ServerResult,
     idle_w_per_cpu,
     net_w_per_cpu,
@@ -111,22 +113,33 @@ def grouped(path: Path) -> dict[str, list[ServerResult]]:
     }
 
 
-def rows(results: Mapping[str, Sequence[ServerResult]]) -> str:
-    """Write the rows of the power table as they stand in it, in the order of PRODUCTS."""
-    return "".join(
-        f"""    PowerRow(
-        name="{name}",
-        vendor="{vendor}",
-        cpuids=({cpuid},),
-        idle_w={band(idle_w_per_cpu(results[name]))},
-        net_w={band(net_w_per_cpu(results[name]))},
-        servers={len(results[name])},
+def power_rows(results: Mapping[str, Sequence[ServerResult]]) -> Iterator[PowerRow]:
+    """Compute the rows of the power table, in the order of PRODUCTS."""
+    for name, vendor, cpuid, _ in PRODUCTS:
+        if name in results:
+            yield PowerRow(
+                name=name,
+                vendor=vendor,
+                cpuids=(cpuid,),
+                idle_w=idle_w_per_cpu(results[name]),
+                net_w=net_w_per_cpu(results[name]),
+                servers=len(results[name]),
+                source=SPECPOWER,
+            )
+
+
+def written(row: PowerRow) -> str:
+    """Write a row as it stands in the power table."""
+    return f"""    PowerRow(
+        name="{row.name}",
+        vendor="{row.vendor}",
+        cpuids={row.cpuids},
+        idle_w={band(row.idle_w)},
+        net_w={band(row.net_w)},
+        servers={row.servers},
         source=SPECPOWER,
     ),
 """
-        for name, vendor, cpuid, _ in PRODUCTS
-        if name in results
-    )
 
 
 def band(interval: Interval) -> str:
@@ -136,7 +149,8 @@ def band(interval: Interval) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("table", type=Path, help="SPECpower results, spec_data.csv")
-    print(rows(grouped(parser.parse_args().table)), end="")
+    for row in power_rows(grouped(parser.parse_args().table)):
+        print(written(row), end="")
 
 
 if __name__ == "__main__":

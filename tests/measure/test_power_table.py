@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -10,9 +11,12 @@ import pytest
 
 from joulewise.core.energy import Interval
 from joulewise.core.host import Host
+from joulewise.measure import power_table
 from joulewise.measure.power_table import (
+    LOADS_PERCENT,
     POWER_TABLE,
     UNKNOWN_CPU,
+    PowerRow,
     ServerResult,
     idle_w_per_cpu,
     net_w_per_cpu,
@@ -34,9 +38,14 @@ HOST = Host(
     architecture="x86_64",
 )
 
-SAMPLE = tuple(
-    ServerResult(threads=threads, full_w=full_w, idle_w=idle_w)
-    for threads, full_w, idle_w in [(10, 110, 10), (20, 250, 50), (10, 220, 20), (5, 60, 10)]
+# Net watts per busy CPU from 100 % to 10 % load: 10 everywhere but at 50 % (8) and 10 % (20);
+# 4 everywhere but at 10 % (2); 10 everywhere but at 100 % (30).
+SAMPLE = (
+    ServerResult(threads=10, idle_w=10, load_w=(110, 100, 90, 80, 70, 50, 50, 40, 30, 30)),
+    ServerResult(
+        threads=100, idle_w=250, load_w=(650, 610, 570, 530, 490, 450, 410, 370, 330, 270)
+    ),
+    ServerResult(threads=10, idle_w=20, load_w=(320, 110, 100, 90, 80, 70, 60, 50, 40, 30)),
 )
 
 
@@ -50,22 +59,41 @@ def script() -> ModuleType:
     return module
 
 
+def test_a_servers_net_watts_are_those_above_idle_over_its_busy_cpus() -> None:
+    assert SAMPLE[0].net_w_per_busy_cpu == pytest.approx((10, 10, 10, 10, 10, 8, 10, 10, 10, 20))
+
+
 def test_net_watts_follow_the_formula() -> None:
-    # (110-10)/10, (250-50)/20, (220-20)/10, (60-10)/5 = 10, 10, 20, 10; linear percentiles
+    # lowest 8, 2, 10 sorted 2, 8, 10 at position 0.1; highest 20, 4, 30 sorted 4, 20, 30 at 1.9;
+    # means of full and lightest load (10+20)/2, (4+2)/2, (30+10)/2 = 15, 3, 20
     band = net_w_per_cpu(SAMPLE)
-    assert (band.low, band.central, band.high) == pytest.approx((10.0, 10.0, 18.5))
+    assert (band.low, band.central, band.high) == pytest.approx((2.6, 15.0, 29.0))
 
 
 def test_idle_watts_follow_the_formula() -> None:
-    # 1, 2.5, 2, 2 sorted 1, 2, 2, 2.5: positions 0.15, 1.5 and 2.85
+    # 1, 2.5, 2 sorted 1, 2, 2.5: positions 0.1, 1 and 1.9
     band = idle_w_per_cpu(SAMPLE)
-    assert (band.low, band.central, band.high) == pytest.approx((1.15, 2.0, 2.425))
+    assert (band.low, band.central, band.high) == pytest.approx((1.1, 2.0, 2.45))
+
+
+def test_result_that_lacks_a_load_is_refused() -> None:
+    with pytest.raises(ValueError, match="9 loads"):
+        ServerResult(threads=10, idle_w=10, load_w=(110,) * 9)
 
 
 @pytest.mark.parametrize("row", [*POWER_TABLE, UNKNOWN_CPU], ids=lambda row: row.name)
-def test_every_row_has_source_servers_and_ordered_bands(row: object) -> None:
-    assert getattr(row, "source", "").strip()
-    assert getattr(row, "servers", 0) >= 5
+def test_every_row_has_source_servers_and_ordered_bands(row: PowerRow) -> None:
+    assert "spec.org/power_ssj2008" in row.source
+    assert "differs:" in row.source
+    assert row.servers >= 5
+    for band in (row.idle_w, row.net_w):
+        assert 0 < band.low <= band.central <= band.high
+
+
+@pytest.mark.parametrize("row", POWER_TABLE, ids=lambda row: row.name)
+def test_unknown_cpu_covers_every_row(row: PowerRow) -> None:
+    assert UNKNOWN_CPU.net_w.low <= row.net_w.low <= row.net_w.high <= UNKNOWN_CPU.net_w.high
+    assert UNKNOWN_CPU.idle_w.low <= row.idle_w.low <= row.idle_w.high <= UNKNOWN_CPU.idle_w.high
 
 
 def test_row_without_source_is_refused() -> None:
@@ -110,27 +138,51 @@ def test_unknown_cpu_gets_the_hull_of_all_bands() -> None:
     assert UNKNOWN_CPU.net_w.central == pytest.approx(geometric)
 
 
-def test_script_groups_both_layouts_and_counts_a_result_once(
+def spec_line(cpu: str, threads: str, idle: str, loads: Sequence[str], **other: str) -> str:
+    columns = {"method": "Single Node", "publication": "May 2, 2022", **other}
+    return "|".join([columns["method"], columns["publication"], cpu, threads, idle, *loads])
+
+
+def test_script_counts_each_published_single_node_result_once(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "MIN_SERVERS", 2)
-    carbon, energy = tmp_path / "carbon.csv", tmp_path / "energy.csv"
-    carbon.write_text(
-        "Nodes,CPU Description,Total Threads,avg. watts @ 100%,avg. watts @ active idle\n"
-        "1,EPYC 7763,256,500,100\n1,EPYC 7763,128,260,\n2,EPYC 7713,128,300,60\n"
-        "1,Intel Xeon E3-1265L V2,8,60,20\n"
-    )
-    energy.write_text(
-        "Test_Method|HW_CPUName|HW_HardwareThreads|100_AvgPower|ActiveIdle\n"
-        "Single Node|AMD EPYC 7763 2.45 GHz|256 (2 / core)|500|100\n"
-        "Single Node|AMD EPYC 7773X|256 (2 / core)|600|90\n"
-    )
-    assert script.grouped([carbon, energy]) == {
+    table = tmp_path / "spec_data.csv"
+    loads = [f"{percent}_AvgPower" for percent in LOADS_PERCENT]
+    watts = ["1,100", *(str(100 + percent) for percent in LOADS_PERCENT[1:])]
+    lines = [
+        "|".join(
+            ["Test_Method", "Publication", "HW_CPUName", "HW_HardwareThreads", "ActiveIdle", *loads]
+        ),
+        spec_line("AMD EPYC 7763 2.45 GHz", "256 (2 / core)", "100", watts),
+        spec_line("AMD EPYC 7763", "256 (2 / core)", "100", watts),
+        spec_line("AMD EPYC 7773X", "256 (2 / core)", "90", watts),
+        spec_line("AMD EPYC 7713", "128 (2 / core)", "60", watts, method="Multi Node"),
+        spec_line("AMD EPYC 7713", "128 (2 / core)", "60", watts, publication="Unpublished"),
+        spec_line("AMD EPYC 7713", "128 (2 / core)", "60", [*watts[:-1], ""]),
+        spec_line("Intel Xeon E3-1265L V2", "8 (2 / core)", "20", watts),
+    ]
+    table.write_text("\n".join(lines))
+    load_w = (1100, 190, 180, 170, 160, 150, 140, 130, 120, 110)
+    assert script.grouped(table) == {
         "Zen 3 EPYC": [
-            ServerResult(threads=256, full_w=500, idle_w=100),
-            ServerResult(threads=256, full_w=600, idle_w=90),
+            ServerResult(threads=256, idle_w=90, load_w=load_w),
+            ServerResult(threads=256, idle_w=100, load_w=load_w),
         ]
     }
+
+
+def test_script_computes_the_rows_of_the_table(script: ModuleType) -> None:
+    results = dict.fromkeys([row.name for row in reversed(POWER_TABLE)], SAMPLE)
+    net_w, idle_w = net_w_per_cpu(SAMPLE), idle_w_per_cpu(SAMPLE)
+    assert list(script.power_rows(results)) == [
+        replace(row, net_w=net_w, idle_w=idle_w, servers=len(SAMPLE)) for row in POWER_TABLE
+    ]
+
+
+def test_rows_stand_in_the_table_as_the_script_writes_them(script: ModuleType) -> None:
+    text = Path(power_table.__file__).read_text(encoding="utf-8")
+    assert f"POWER_TABLE = (\n{''.join(map(script.written, POWER_TABLE))})\n" in text
 
 
 @pytest.mark.parametrize(

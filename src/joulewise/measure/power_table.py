@@ -1,29 +1,31 @@
 """Watts per logical CPU of server processors, with the source on every row.
 
-The table answers one question of the grade-D estimate: how many watts does one more busy logical
-CPU cost on a server whose load is unknown? It is computed from published SPECpower_ssj2008 results,
-the largest public set of wall-meter readings at idle and at ten loads, by
-``scripts/make_power_table.py``. With n(L) = (W at load L - W at active idle) / (L x logical CPUs),
-the watts above idle per busy logical CPU at L = 100, 90, ..., 10 % load, a row holds
+The table answers one question of the grade-D estimate: how many watts above idle does each busy
+logical CPU account for on a server whose load is unknown? It is computed by
+``scripts/make_power_table.py`` from published SPECpower_ssj2008 results, the largest public set of
+wall-meter readings at idle and at ten loads. With n(L) = (W at load L - W at active idle) /
+(L x logical CPUs), the watts above idle per busy logical CPU at L = 100, 90, ..., 10 % load, a row
+holds
 
 - low: the 5th percentile over servers of the server's smallest n(L);
 - central: the median over servers of (n(100 %) + n(10 %)) / 2;
 - high: the 95th percentile over servers of the server's largest n(L).
 
-All ten loads count because neither end of the range is always the extreme: the medians of n(10 %)
-are 2.2 to 2.9 times those at full load on EPYC, where waking the package and the fabric costs most
-and few CPUs share it, 1.2 to 1.9 times on Intel servers and 0.9 to 1.2 times on Intel clients; and
-n is smallest at middle loads on Intel, where turbo clocks are not reached. As a server's smallest
-n(L) <= the mean of two <= its largest, a band is in order by construction.
+All ten loads count because neither end of the range is always the extreme: the medians over servers
+of n(10 %) / n(100 %) are 2.2 to 2.9 on EPYC, 1.2 to 1.9 on Intel servers and 0.9 to 1.2 on Intel
+clients, and on all Intel rows but Sandy Bridge client the median n(L) is smallest between 40 % and
+70 % load. As a server's smallest n(L) <= the mean of two <= its largest, a band is in order by
+construction.
 
 What the bands do not hold: (1) SPECpower runs tuned Java servers, on machines that their vendors
 chose and tuned. (2) A load is a share of the server's own largest throughput, taken here as the
 share of its logical CPUs that are busy. 99 % of these servers have two hardware threads a core, and
 a thread that has a core to itself gets more done than one that shares it, so at light load fewer
 CPUs may be busy than counted, each costing more. (3) No load is below 10 %, which is 26 busy CPUs
-of 256: a program that is alone on a large idle server wakes it all by itself and costs more than
-`high`. A ratio of two programs on one machine that use as many threads is not touched by any of
-these.
+of 256: a program that is alone on a large idle server wakes it all by itself and may cost more than
+`high`. (4) n is an equal share of the watts above idle for each busy CPU, not the cost of one
+more, which at middle loads is below `low` on several rows. A ratio of two programs on one machine
+that use as many threads is not touched by any of these.
 
 Invariants: low <= central <= high; every row has a source; rows do not share a CPUID.
 """
@@ -43,6 +45,7 @@ __all__ = [
     "INSTRUCTION_MIX_SPREAD_RATIO",
     "LOADS_PERCENT",
     "POWER_TABLE",
+    "SPECPOWER",
     "UNKNOWN_CPU",
     "PowerRow",
     "ServerResult",
@@ -72,9 +75,10 @@ SPECPOWER = (
     "SPECpower_ssj2008 published results (spec.org/power_ssj2008), wall power of whole single-node "
     "servers at idle and at ten loads, as tabled in "
     "github.com/green-coding-solutions/cloud-energy (MIT, commit 6a25a2b, results to 2022); "
-    "watts above idle per busy logical CPU: 5th percentile over servers of the lowest of ten loads, "
-    "median of the mean of 10 % and 100 % load, 95th percentile of the highest of ten loads; "
-    "differs: tuned Java servers, busy CPUs taken as the load's share of all, no load below 10 %"
+    "watts above idle per busy logical CPU: 5th percentile over servers of the lowest of ten "
+    "loads, median of the mean of 10 % and 100 % load, 95th percentile of the highest of ten "
+    "loads; differs: tuned Java servers, busy CPUs taken as the load's share of all, no load "
+    "below 10 %"
 )
 
 
@@ -204,7 +208,7 @@ POWER_TABLE = (
         vendor="AuthenticAMD",
         cpuids=((23, 1),),
         idle_w=_band(0.62, 0.74, 1.32),
-        net_w=_band(1.52, 1.60, 2.34),
+        net_w=_band(1.46, 2.94, 7.80),
         servers=10,
         source=SPECPOWER,
     ),
@@ -212,9 +216,9 @@ POWER_TABLE = (
         name="Zen 2 EPYC",
         vendor="AuthenticAMD",
         cpuids=((23, 49),),
-        idle_w=_band(0.32, 0.43, 0.63),
-        net_w=_band(1.15, 1.23, 1.45),
-        servers=30,
+        idle_w=_band(0.32, 0.43, 0.62),
+        net_w=_band(1.12, 2.43, 4.44),
+        servers=29,
         source=SPECPOWER,
     ),
     PowerRow(
@@ -222,7 +226,7 @@ POWER_TABLE = (
         vendor="AuthenticAMD",
         cpuids=((25, 1),),
         idle_w=_band(0.31, 0.42, 0.70),
-        net_w=_band(1.12, 1.43, 1.69),
+        net_w=_band(0.82, 2.47, 4.42),
         servers=22,
         source=SPECPOWER,
     ),
@@ -231,7 +235,7 @@ POWER_TABLE = (
         vendor="GenuineIntel",
         cpuids=((6, 42),),
         idle_w=_band(1.96, 2.67, 5.24),
-        net_w=_band(4.58, 9.28, 14.59),
+        net_w=_band(3.85, 8.21, 16.90),
         servers=9,
         source=SPECPOWER,
     ),
@@ -239,9 +243,9 @@ POWER_TABLE = (
         name="Sandy Bridge-EP",
         vendor="GenuineIntel",
         cpuids=((6, 45),),
-        idle_w=_band(1.56, 1.75, 3.71),
-        net_w=_band(4.33, 6.12, 9.40),
-        servers=97,
+        idle_w=_band(1.56, 1.75, 3.69),
+        net_w=_band(3.15, 6.57, 13.84),
+        servers=98,
         source=SPECPOWER,
     ),
     PowerRow(
@@ -249,7 +253,7 @@ POWER_TABLE = (
         vendor="GenuineIntel",
         cpuids=((6, 58),),
         idle_w=_band(1.82, 2.39, 8.12),
-        net_w=_band(4.70, 6.00, 7.98),
+        net_w=_band(3.41, 4.90, 8.23),
         servers=7,
         source=SPECPOWER,
     ),
@@ -258,7 +262,7 @@ POWER_TABLE = (
         vendor="GenuineIntel",
         cpuids=((6, 60),),
         idle_w=_band(1.74, 2.11, 16.19),
-        net_w=_band(3.97, 5.91, 10.59),
+        net_w=_band(3.34, 5.97, 12.84),
         servers=6,
         source=SPECPOWER,
     ),
@@ -267,7 +271,7 @@ POWER_TABLE = (
         vendor="GenuineIntel",
         cpuids=((6, 63),),
         idle_w=_band(0.55, 0.65, 0.86),
-        net_w=_band(3.02, 3.14, 3.31),
+        net_w=_band(2.69, 4.44, 6.30),
         servers=13,
         source=SPECPOWER,
     ),
@@ -276,7 +280,7 @@ POWER_TABLE = (
         vendor="GenuineIntel",
         cpuids=((6, 79),),
         idle_w=_band(0.47, 0.51, 0.55),
-        net_w=_band(2.26, 2.43, 3.09),
+        net_w=_band(1.99, 3.59, 5.41),
         servers=12,
         source=SPECPOWER,
     ),
@@ -285,7 +289,7 @@ POWER_TABLE = (
         vendor="GenuineIntel",
         cpuids=((6, 158),),
         idle_w=_band(0.91, 1.12, 1.65),
-        net_w=_band(2.41, 4.97, 5.97),
+        net_w=_band(1.43, 4.47, 5.97),
         servers=12,
         source=SPECPOWER,
     ),
@@ -294,7 +298,7 @@ POWER_TABLE = (
         vendor="GenuineIntel",
         cpuids=((6, 85),),
         idle_w=_band(0.38, 0.50, 1.64),
-        net_w=_band(2.52, 3.45, 4.04),
+        net_w=_band(2.22, 4.69, 7.39),
         servers=102,
         source=SPECPOWER,
     ),
@@ -302,9 +306,9 @@ POWER_TABLE = (
         name="Ice Lake-SP",
         vendor="GenuineIntel",
         cpuids=((6, 106),),
-        idle_w=_band(0.69, 0.83, 1.82),
-        net_w=_band(2.59, 3.12, 4.06),
-        servers=22,
+        idle_w=_band(0.69, 0.82, 1.80),
+        net_w=_band(1.60, 3.53, 5.76),
+        servers=23,
         source=SPECPOWER,
     ),
     PowerRow(
@@ -312,14 +316,17 @@ POWER_TABLE = (
         vendor="GenuineIntel",
         cpuids=((6, 167),),
         idle_w=_band(0.97, 1.27, 1.42),
-        net_w=_band(3.10, 3.61, 3.87),
+        net_w=_band(1.95, 3.58, 4.10),
         servers=14,
         source=SPECPOWER,
     ),
 )
 """One row per CPUID model; a model that CPUID does not tell apart (85) is one merged row.
 
-differs: absent are CPUs with fewer than five published servers in these tables (Ivy Bridge-EP 2,
+Written by ``scripts/make_power_table.py``; every server has all ten loads, so no row is filled in
+from another.
+
+differs: absent are CPUs with fewer than five published servers in the source (Ivy Bridge-EP 2,
 Skylake client 4) or none (Zen 4 and Zen 5 EPYC, Sapphire Rapids, all laptops and Arm).
 """
 

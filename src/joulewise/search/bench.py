@@ -13,6 +13,7 @@ from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, PassError, ProgramError
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Artifact, describe_artifact, dump, load
+from joulewise.core.statistics import items_needed
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import Array
 from joulewise.measure.bill import Bill
@@ -179,7 +180,12 @@ class Bench:
 
 
 def _quality_reason(difference: Difference, margin: float) -> str:
-    return (
+    found = (
         f"quality {100 * difference.value:+.2f} points (bound {100 * difference.lower:+.2f}) on "
         f"{difference.items} items is not within the margin of {100 * margin:g}"
     )
+    if difference.value <= -margin:
+        return found
+    changed_ratio = (difference.gained + difference.lost) / difference.items
+    needed = items_needed(margin, difference.value, changed_ratio, difference.confidence)
+    return f"{found}; about {needed:,} items would decide it"

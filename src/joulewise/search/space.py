@@ -76,5 +76,6 @@ def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[St
 
 
 def _static(operators: str, reduce_range: bool) -> Step:
-    parameters = {"operators": operators, "reduce_range": reduce_range}
-    return Step(name="static_int8", parameters=parameters)
+    return Step(
+        name="static_int8", parameters={"operators": operators, "reduce_range": reduce_range}
+    )

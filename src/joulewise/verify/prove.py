@@ -14,6 +14,7 @@ from pathlib import Path
 from joulewise.core.claim import Check, Claim, Difference, Ratio
 from joulewise.core.energy import Measurement, Meter
 from joulewise.core.recipe import Recipe
+from joulewise.core.statistics import noninferiority_p_value
 from joulewise.export.process import ProgramProcess
 from joulewise.measure.interleave import Plan, interleave, ratio_of
 from joulewise.workload.judge import Judge
@@ -134,7 +135,7 @@ def checks_of(
         ),
         Check(
             name="quality",
-            holds=difference.lower > -contest.margin,
+            holds=_non_inferior(difference, contest.margin),
             detail=f"difference {100 * difference.value:+.2f} points, bound "
             f"{100 * difference.lower:+.2f}, must lie above {-100 * contest.margin:g}",
         ),
@@ -151,6 +152,12 @@ def checks_of(
             )
         )
     return tuple(checks)
+
+
+def _non_inferior(difference: Difference, margin: float) -> bool:
+    """Return whether bound and exact test at the margin both say so; they may differ by 1e-4."""
+    p = noninferiority_p_value(difference.gained, difference.lost, difference.items, margin)
+    return difference.lower > -margin and p <= 1.0 - difference.confidence
 
 
 def _fresh(folder: Path) -> Path:
