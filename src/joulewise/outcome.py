@@ -14,7 +14,7 @@ from joulewise.core.records import Artifact, Bundle, describe_artifact
 from joulewise.measure.bill import Bill
 from joulewise.search.choose import Choice, with_reasons
 from joulewise.search.session import Session
-from joulewise.verify.prove import Contest, Proof
+from joulewise.verify.prove import Contest
 from joulewise.workload.workload import workload_record
 
 __all__ = ["Outcome", "contest", "record"]
@@ -27,14 +27,14 @@ class Outcome:
     Args:
         trials: all that was tried.
         choice: baseline and candidate.
-        proof: of the candidate; None where there was none.
+        claim: the final test of the candidate; None where there was none.
         smallest_margin: that the hold-out can certify, as a fraction.
         warnings: each with its remedy.
     """
 
     trials: tuple[Trial, ...]
     choice: Choice
-    proof: Proof | None
+    claim: Claim | None
     smallest_margin: float
     warnings: tuple[str, ...]
 
@@ -59,9 +59,9 @@ def contest(session: Session, choice: Choice, candidate: Trial) -> Contest:
 
 def record(session: Session, outcome: Outcome, bill: Bill) -> Bundle:
     """Return the bundle's record."""
-    settings, choice, proof = session.settings, outcome.choice, outcome.proof
-    ledger = _ledger(bill, proof)
-    claim = None if proof is None else _with_payback(proof.claim, ledger, session)
+    settings, choice = session.settings, outcome.choice
+    ledger = _ledger(bill, outcome.claim)
+    claim = outcome.claim and _with_payback(outcome.claim, ledger, session)
     recipe = claim.candidate if claim is not None and claim.holds else choice.as_found.recipe
     verdict = "keep" if claim is None or not claim.holds else _verdict(recipe)
     return Bundle(
@@ -106,20 +106,20 @@ def _inside_bundle(artifact: Artifact) -> Artifact:
     )
 
 
-def _ledger(bill: Bill, proof: Proof | None) -> Ledger:
+def _ledger(bill: Bill, claim: Claim | None) -> Ledger:
     ledger = Ledger(stages_j=bill.stages_j, seconds=bill.seconds, grade=bill.meter.sensor.grade)
-    if proof is None:
+    if claim is None:
         return ledger
-    return replace(ledger, break_even_items=_break_even(ledger.total_j.central, proof))
+    return replace(ledger, break_even_items=_break_even(ledger.total_j.central, claim))
 
 
-def _break_even(cost_j: float, proof: Proof) -> Interval | None:
+def _break_even(cost_j: float, claim: Claim) -> Interval | None:
     """Return after how many items the saving has paid `cost_j`.
 
     Cost and saving come from the same sensor, so the band of its absolute joules cancels and the
     interval is that of the ratio.
     """
-    before, ratio = proof.measurements["baseline"].net_j_per_item, proof.claim.ratio
+    before, ratio = claim.measurements["baseline"].net_j_per_item, claim.ratio
     if before is None or ratio.high >= 1:
         return None
     items = [cost_j / (before.central * (1 - r)) for r in (ratio.low, ratio.value, ratio.high)]
@@ -143,8 +143,8 @@ def _with_payback(claim: Claim, ledger: Ledger, session: Session) -> Claim:
 
 def _noise(outcome: Outcome) -> list[str]:
     taken = [trial.measurement for trial in outcome.trials if trial.measurement is not None]
-    if outcome.proof is not None:
-        taken = list(outcome.proof.measurements.values())
+    if outcome.claim is not None:
+        taken = list(outcome.claim.measurements.values())
     return list(dict.fromkeys(text for measurement in taken for text in measurement.warnings))
 
 

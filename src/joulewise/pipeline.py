@@ -107,15 +107,15 @@ def optimize(
             f"{100 * smallest:.2f} points at the best; {100 * settings.margin:g} are declared"
         )
         trials = search(session, bill, progress.trial)
-        choice, proof = choose(trials), None
+        choice, claim = choose(trials), None
         if choice.candidate is not None:
             progress.stage(f"proving {choice.candidate.recipe} on the hold-out")
             with bill.stage("proof"):
                 test = contest(session, choice, choice.candidate)
                 plan = replace(PROOF_PLAN, seed=settings.seed)
-                proof = prove(test, workload.hold_out, open_meter, plan, work / "proof")
+                claim = prove(test, workload.hold_out, open_meter, plan, work / "proof")
         outcome = Outcome(
-            trials=trials, choice=choice, proof=proof, smallest_margin=smallest, warnings=warnings
+            trials=trials, choice=choice, claim=claim, smallest_margin=smallest, warnings=warnings
         )
         bundle = record(session, outcome, bill)
         bundles.write(bundle, session.artifact_folder(bundle.recipe), workload, work, output)
@@ -167,7 +167,7 @@ def verify(
     plan = replace(PROOF_PLAN, seed=bundle.seed + 1)
     test, hold_out = bundles.contest_of(folder, bundle), bundles.open_hold_out(folder)
     with bundles.scratch_folder() as scratch:
-        claim = prove(test, hold_out, meter_opener(meter, host), plan, scratch).claim
+        claim = prove(test, hold_out, meter_opener(meter, host), plan, scratch)
     return Verification(claim=claim, checks=checks, host=host)
 
 

@@ -134,6 +134,10 @@ def make_claim(
                 detail="lower bound -0.41 pp against a margin of 0.50 pp",
             ),
         ),
+        measurements={
+            "baseline": make_measurement(0.00102, grade),
+            "candidate": make_measurement(0.00102 * ratio, grade),
+        },
     )
 
 

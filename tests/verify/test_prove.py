@@ -7,14 +7,14 @@ import pytest
 from models import Job, make_job
 from trials import ratio
 
-from joulewise.core.claim import Check, Difference
+from joulewise.core.claim import Check, Claim, Difference
 from joulewise.core.energy import Measurement, Sensor
 from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.settings import Settings, Usage
 from joulewise.measure.interleave import Plan
 from joulewise.measure.meters import meter_opener
-from joulewise.verify.prove import Contest, Proof, checks_of, prove
+from joulewise.verify.prove import Contest, checks_of, prove
 from joulewise.workload.workload import open_workload
 
 AS_FOUND = Recipe(run=RunSettings(runtime="onnxruntime", threads=1))
@@ -114,7 +114,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 @pytest.fixture(scope="module")
-def proof(job: Job) -> Proof:
+def proof(job: Job) -> Claim:
     """Prove the model against itself."""
     folder = job.model.parent
     workload = open_workload(
@@ -126,24 +126,24 @@ def proof(job: Job) -> Proof:
     return prove(test, workload.hold_out, opener, plan, folder / "proof")
 
 
-def test_model_against_itself_answers_the_same(proof: Proof) -> None:
-    claim = proof.claim
+def test_model_against_itself_answers_the_same(proof: Claim) -> None:
+    claim = proof
     assert claim.quality_baseline == claim.quality_candidate
     assert claim.quality_baseline.value == 1.0
     assert claim.difference.value == 0
     assert (claim.difference.gained, claim.difference.lost, claim.difference.changed) == (0, 0, 0)
 
 
-def test_model_against_itself_wins_nothing(proof: Proof) -> None:
-    claim = proof.claim
+def test_model_against_itself_wins_nothing(proof: Claim) -> None:
+    claim = proof
     assert claim.ratio.low < 1 < claim.ratio.high
     assert claim.ratio_as_found.low < 1 < claim.ratio_as_found.high
     assert [check.name for check in claim.checks if not check.holds] == ["energy"]
     assert not claim.holds
 
 
-def test_every_role_is_measured_alike(proof: Proof) -> None:
+def test_every_role_is_measured_alike(proof: Claim) -> None:
     assert set(proof.measurements) == {"candidate", "baseline", "as found"}
     assert {len(taken.blocks) for taken in proof.measurements.values()} == {8}
-    assert proof.claim.ratio.pairs == 8
-    assert proof.claim.ratio.grade == "D"
+    assert proof.ratio.pairs == 8
+    assert proof.ratio.grade == "D"

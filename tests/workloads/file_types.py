@@ -21,10 +21,12 @@ MEMBER = "magika/models/standard_v3_3/model.onnx"
 ITEMS = 1700
 PER_EXTENSION = 260
 PART_BYTES, BLOCK_BYTES, PADDING = 1024, 4096, 256
-EXTENSIONS = frozenset(
-    ".py .pyi .pyc .so .h .hpp .c .cpp .txt .md .rst .json .xml .html .css .js .csv .toml .yaml "
-    ".yml .png .gz .zip .exe .ini .cfg .sh .bat .svg .pxd .pyx .cmake .a .sql .f90 .ipynb".split()
-)
+EXTENSIONS = frozenset({
+    ".a", ".bat", ".c", ".cfg", ".cmake", ".cpp", ".css", ".csv", ".exe", ".f90", ".gz", ".h",
+    ".hpp", ".html", ".ini", ".ipynb", ".js", ".json", ".md", ".png", ".pxd", ".py", ".pyc",
+    ".pyi", ".pyx", ".rst", ".sh", ".so", ".sql", ".svg", ".toml", ".txt", ".xml", ".yaml",
+    ".yml", ".zip",
+})  # fmt: skip
 
 
 def model() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from joulewise.core.energy import Grade, Interval, Measurement
 from joulewise.core.recipe import Recipe
@@ -107,6 +107,7 @@ class Claim:
         difference: paired difference of the two.
         margin: largest loss of quality that was declared acceptable, as a fraction.
         checks: all conditions; the claim holds when all of them do.
+        measurements: of the final test, by role: "candidate", "baseline", "as found".
     """
 
     candidate: Recipe
@@ -118,6 +119,7 @@ class Claim:
     difference: Difference
     margin: float
     checks: tuple[Check, ...]
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:

@@ -7,7 +7,6 @@ the claim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -198,7 +197,7 @@ def _kept(bundle: Bundle) -> str:
 
 def _energy(bundle: Bundle, claim: Claim) -> str:
     baseline = _baseline_name(bundle, claim)
-    parts = [*_before_and_after(bundle, claim), _final_test(claim.ratio, baseline)]
+    parts = [*_before_and_after(claim), _final_test(claim.ratio, baseline)]
     if claim.baseline != bundle.as_found:
         found = claim.ratio_as_found
         parts.append(
@@ -213,31 +212,18 @@ def _baseline_name(bundle: Bundle, claim: Claim) -> str:
     return "the model as found" if found else "the strongest lossless way"
 
 
-def _before_and_after(bundle: Bundle, claim: Claim) -> list[str]:
-    """Return joules per item of both sides in the search, or nothing where one is unknown."""
-    before = _trial_j(bundle.trials, claim.baseline, claim.ratio)
-    after = _trial_j(bundle.trials, claim.candidate, claim.ratio)
-    if before is None or after is None:
-        return []
+def _before_and_after(claim: Claim) -> list[str]:
+    """Return joules per item of both sides in the final test, or nothing where unknown."""
+    roles = (claim.measurements.get(role) for role in ("baseline", "candidate"))
+    sides = [j_per_item(measurement, claim.ratio.objective) for measurement in roles]
     word, grade = grade_word(claim.ratio.grade), claim.ratio.grade
-    return [f"{joules(before)} -> {joules(after)} per item, {word} in the search (grade {grade})"]
-
-
-def _trial_j(trials: Sequence[Trial], recipe: Recipe, like: Ratio) -> float | None:
-    """Return central J/item of `recipe` at the grade and objective of `like`, else None."""
-    for trial in trials:
-        measurement = trial.measurement
-        if trial.recipe != recipe or measurement is None or measurement.sensor.grade != like.grade:
-            continue
-        interval = j_per_item(measurement, like.objective)
-        if interval is not None:
-            return interval.central
-    return None
+    told = [joules(side.central) for side in sides if side is not None]
+    return [f"{' -> '.join(told)} per item ({word}, grade {grade})"] if len(told) == 2 else []
 
 
 def _final_test(value: Ratio, baseline: str) -> str:
     return (
-        f"final test: {ratio(value.value)} times {baseline} ({change(value.value)}, "
+        f"{ratio(value.value)} times {baseline} ({change(value.value)}, "
         f"{value.confidence * 100:g} % interval {ratio(value.low)} to {ratio(value.high)}, "
         f"{counted(value.pairs, 'pair')}, {grade_word(value.grade)}, grade {value.grade}, "
         f"{plain(value.objective)})"

@@ -6,7 +6,7 @@ It knows nothing of how the candidate was found, and trusts no stored figure.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from joulewise.workload.judge import Judge
 from joulewise.workload.store import Store
 from joulewise.workload.task import Metric
 
-__all__ = ["Contest", "Proof", "prove"]
+__all__ = ["Contest", "checks_of", "prove"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +55,13 @@ class Contest:
     confidence: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """A claim with the measurements behind it, by role."""
-
-    claim: Claim
-    measurements: Mapping[str, Measurement]
-
-
 def prove(
     contest: Contest,
     hold_out: Store,
     open_meter: Callable[[Sequence[int]], Meter],
     plan: Plan,
     folder: Path,
-) -> Proof:
+) -> Claim:
     """Test the candidate once and return the claim, whether it holds or not.
 
     Args:
@@ -108,7 +100,7 @@ def prove(
     )
     quality, difference = judge.compare(outputs)
     ratio = ratio_of(taken["baseline"], taken["candidate"], contest.confidence)
-    claim = Claim(
+    return Claim(
         candidate=contest.candidate,
         baseline=contest.baseline,
         ratio=ratio,
@@ -118,8 +110,8 @@ def prove(
         difference=difference,
         margin=contest.margin,
         checks=checks_of(contest, ratio, difference, taken["candidate"]),
+        measurements=taken,
     )
-    return Proof(claim=claim, measurements=taken)
 
 
 def checks_of(
