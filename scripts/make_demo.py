@@ -7,7 +7,7 @@ Writes into ``src/joulewise/demo/``: ``fashion_mnist.onnx`` (pixels 0..255 in, t
 The pixels' scale and offset are folded into the graph, so the images ship as plain uint8 and
 the whole demo is one ``joulewise optimize MODEL --data DATA`` line.
 
-Needs Debian's ``dataset-fashion-mnist`` (MIT licence), ``torch==2.13.0``, ``onnx`` and ``onnxscript``::
+Needs Debian's ``dataset-fashion-mnist`` (MIT licence), torch, onnx and onnxscript::
 
     apt-get install dataset-fashion-mnist
     pip install torch==2.13.0 onnx onnxscript

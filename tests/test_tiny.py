@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from models import Job, make_job, shorten_plans
 
 import joulewise
 from joulewise.core.claim import Trial
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Bundle, digest_file, load
+from tests.models import Job, make_job, shorten_plans
 
 SETTINGS = joulewise.Settings(
     margin=0.05, runtimes=("onnxruntime",), meter="cpu-time", lossless_only=True

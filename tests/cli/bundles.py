@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models import Job, make_job, shorten_plans
 from onnx import helper, numpy_helper
 
 from joulewise.core.recipe import Recipe, RunSettings, Step
@@ -16,6 +15,7 @@ from joulewise.core.records import Artifact, Bundle, describe_artifact
 from joulewise.core.settings import Settings
 from joulewise.pipeline import optimize
 from joulewise.search import bench, run
+from tests.models import Job, make_job, shorten_plans
 
 CHANNELS = 48
 LAYERS = 4

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import Job, make_job
 from onnx import helper
 
-from cli.program import joulewise, only_line
 from joulewise.testing.models import conv_classifier, save_model
+from tests.cli.program import joulewise, only_line
+from tests.models import Job, make_job
 
 ITEMS = 300
 

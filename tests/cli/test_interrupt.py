@@ -18,9 +18,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from models import Job, make_job
 
-from cli.program import FAST, TIMEOUT_S
+from tests.cli.program import FAST, ROOT, TIMEOUT_S
+from tests.models import Job, make_job
 
 FIRST_TRIAL = "[ 1/"
 MARK = "JOULEWISE_TEST_RUN"
@@ -42,14 +42,14 @@ class Run:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [
-                sys.executable, FAST, "optimize", job.model, "--data", job.data, "-o", output,
+                sys.executable, *FAST, "optimize", job.model, "--data", job.data, "-o", output,
                 "--margin", "5", "--runtime", "onnxruntime", "--meter", "cpu-time", "--lossless",
                 *(["--resume"] if resume else []),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, MARK: self.mark},
+            env={**os.environ, MARK: self.mark, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
 
     def wait_for(self, start: str) -> None:

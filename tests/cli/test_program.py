@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import joulewise as package
-from cli.program import Done, joulewise, only_line
+from tests.cli.program import Done, joulewise, only_line
 
 HEAVY = {
     "altair", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optuna", "plotly",

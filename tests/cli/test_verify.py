@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.bundles import make_cheaper_bundle
-from cli.program import fast, joulewise, only_line
+from tests.cli.bundles import make_cheaper_bundle
+from tests.cli.program import fast, joulewise, only_line
 
 
 @pytest.fixture(scope="module")

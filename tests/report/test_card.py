@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import make_bundle, make_workload
 
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.records import Artifact, Bundle
 from joulewise.report.card import render_card
 from joulewise.report.page import render_page
 from joulewise.report.snippet import run_requirement, run_snippet
+from tests.report.bundles import make_bundle, make_workload
 
 
 @pytest.mark.parametrize("verdict", ["cheaper", "rerun", "keep"])

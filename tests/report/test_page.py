@@ -8,18 +8,18 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from bundles import (
+
+from joulewise.core.energy import Interval
+from joulewise.core.errors import MissingExtraError
+from joulewise.report.frontier import frontier_spec, plot_script, plotted
+from joulewise.report.page import render_page
+from tests.report.bundles import (
     AS_FOUND,
     make_bundle,
     make_ledger,
     make_ratio,
     make_workload,
 )
-
-from joulewise.core.energy import Interval
-from joulewise.core.errors import MissingExtraError
-from joulewise.report.frontier import frontier_spec, plot_script, plotted
-from joulewise.report.page import render_page
 
 LOADED = re.compile(
     r"""(?:\b(?:src|href|srcset|data|action|poster)\s*=\s*["']?|@import\s*["']?|url\(\s*["']?)"""

@@ -4,17 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bundles import (
-    AS_FOUND,
-    INT8,
-    make_bundle,
-    make_claim,
-    make_difference,
-    make_measurement,
-    make_quality,
-    make_trials,
-    make_workload,
-)
 
 from joulewise.core.claim import Trial
 from joulewise.core.energy import Grade
@@ -27,6 +16,16 @@ from joulewise.report.verdict import (
     trial_table,
     verdict_lines,
     verdict_parts,
+)
+from tests.report.bundles import (
+    AS_FOUND,
+    INT8,
+    make_bundle,
+    make_claim,
+    make_difference,
+    make_measurement,
+    make_quality,
+    make_workload,
 )
 
 VERDICTS = ("cheaper", "rerun", "keep")

@@ -3,11 +3,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 from joulewise.core.claim import Trial
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.search.choose import best_lossless, best_runs, choose, with_reasons
+from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 FOUND = measured(AS_FOUND, 2.0)
 ANCHOR = measured(ONE_THREAD, 1.0)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 from joulewise.core.claim import Trial
 from joulewise.core.energy import Interval
-from joulewise.core.errors import InputError, ProgramError
+from joulewise.core.errors import InputError, JoulewiseError, ProgramError
 from joulewise.core.recipe import Recipe
 from joulewise.search import run
 from joulewise.search.study import Study
+from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 IDENTITY = {"model": "a", "data": "b", "machine": "c"}
 
@@ -184,3 +184,14 @@ def test_original_that_nothing_can_be_compared_with_is_one_line(
 
 def test_original_that_misses_the_ceiling_only_as_found_will_do() -> None:
     run._check_runnable([rejected(AS_FOUND, 2.0), measured(ONE_THREAD, 1.0)])
+
+
+def test_storage_that_fails_half_way_is_one_line(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    begun = study.begin(int8())
+    with closing(sqlite3.connect(tmp_path / "study.db")) as base:
+        base.execute("DROP TABLE trial_user_attributes")
+        base.commit()
+    with pytest.raises(JoulewiseError, match="go on with --resume") as caught:
+        study.finish(begun, measured(int8(), 0.5))
+    assert "\n" not in str(caught.value)

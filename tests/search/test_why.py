@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx import TensorProto, helper, save
-from trials import AS_FOUND, int8
 
 from joulewise.core.host import read_host
 from joulewise.search.why import explain_cost
+from tests.trials import AS_FOUND, int8
 
 X86 = replace(read_host(), architecture="x86_64", instruction_sets=("avx2",))
 VNNI = replace(X86, instruction_sets=("avx2", "vnni"))

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from models import Job, make_job
-from trials import ratio
 
 from joulewise.core.claim import Check, Claim, Difference
 from joulewise.core.energy import Measurement, Sensor
@@ -16,6 +14,8 @@ from joulewise.measure.interleave import Plan
 from joulewise.measure.meters import meter_opener
 from joulewise.verify.prove import Contest, checks_of, prove
 from joulewise.workload.workload import open_workload
+from tests.models import Job, make_job
+from tests.trials import ratio
 
 AS_FOUND = Recipe(run=RunSettings(runtime="onnxruntime", threads=1))
 CONTEST = Contest(

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from joulewise.core.child import serve
+from joulewise.core.errors import ProgramError
 from joulewise.core.recipe import RunSettings
 from joulewise.export.program import RUNTIMES, Array, Program
 from joulewise.workload.store import Store, open_store
@@ -59,7 +60,7 @@ class Worker:
         """Write the outputs for the first `limit` items of a store; return their number.
 
         Raises:
-            ValueError: an output's first axis is not the batch.
+            ProgramError: an output's first axis is not the batch.
         """
         program, data = self._opened(), open_store(Path(store))
         items = min(limit or data.items, data.items)
@@ -67,7 +68,10 @@ class Worker:
         for batch in data.batches(batch_items, items):
             outputs = [np.asarray(values) for values in program.run(batch)]
             if any(values.ndim == 0 or len(values) != batch_items for values in outputs):
-                raise ValueError("an output does not have one row per item of the batch")
+                raise ProgramError(
+                    "an output does not have one row per item of the batch; "
+                    "export the model with a batch axis on every output"
+                )
             parts.append([values.copy() for values in outputs])
         Path(output).mkdir(parents=True, exist_ok=True)
         for number, columns in enumerate(zip(*parts, strict=True)):

@@ -159,7 +159,7 @@ class Bench:
         if late and tried.rejected is None and p95_s is not None and limit_s is not None:
             tried = replace(
                 tried,
-                rejected=f"p95 latency {1e3 * p95_s:.2f} ms is above {1e3 * limit_s:.2f} ms",
+                rejected=f"p95 latency {1e3 * p95_s:.3g} ms is above {1e3 * limit_s:.3g} ms",
             )
         return replace(tried, ratio=ratio, measurement=taken["candidate"])
 

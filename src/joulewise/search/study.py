@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from joulewise.core.claim import Trial
-from joulewise.core.errors import InputError
+from joulewise.core.errors import InputError, JoulewiseError, one_line
 from joulewise.core.recipe import Recipe
 
 __all__ = ["Study"]
@@ -36,6 +38,7 @@ class Study:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna = optuna
+        self._path = path
         try:
             self._study = optuna.create_study(
                 study_name=NAME, storage=f"sqlite:///{path}", load_if_exists=True
@@ -54,17 +57,32 @@ class Study:
 
     def begin(self, recipe: Recipe) -> Any:  # noqa: ANN401
         """Note that a trial of `recipe` has begun; give the result to `finish`."""
-        begun = self._study.ask()
-        begun.set_user_attr("key", recipe.key)
-        begun.set_user_attr("recipe", str(recipe))
+        with self._kept():
+            begun = self._study.ask()
+            begun.set_user_attr("key", recipe.key)
+            begun.set_user_attr("recipe", str(recipe))
         return begun
 
     def finish(self, begun: Any, trial: Trial) -> None:  # noqa: ANN401
         """Keep a finished trial; its joule ratio is the value that Optuna sees."""
-        begun.set_user_attr("trial", msgspec.json.encode(trial).decode())
         state = self._optuna.trial.TrialState[STATES[trial.state]]
         value = trial.ratio.value if trial.state == "measured" and trial.ratio else None
-        self._study.tell(begun, value, state=state)
+        with self._kept():
+            begun.set_user_attr("trial", msgspec.json.encode(trial).decode())
+            self._study.tell(begun, value, state=state)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Turn a storage that cannot be written (a full disk, say) into one line."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (SQLAlchemyError, self._optuna.exceptions.StorageInternalError) as error:
+            raise JoulewiseError(
+                f"cannot write {self._path} ({one_line(error)}); "
+                "make it writable, then go on with --resume"
+            ) from error
 
     def _check(self, identity: dict[str, str], path: Path) -> None:
         known = self._study.user_attrs.get("identity")

@@ -1,0 +1,70 @@
+"""The demo as a new user runs it, and what it must show on any machine of this kind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from joulewise.core.records import Bundle, load
+
+pytestmark = pytest.mark.slow
+
+
+def joulewise(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "joulewise", *map(str, arguments)]
+    return subprocess.run(command, text=True, capture_output=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    done = joulewise("demo", "-o", folder)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4
+    return folder
+
+
+def test_one_by_one(one_by_one: Path) -> None:
+    bundle = load(Bundle, one_by_one / "joulewise.json")
+    (claim,) = bundle.claims
+    assert bundle.verdict == "cheaper"
+    assert claim.holds
+    assert claim.difference.lower > -0.005
+    assert claim.ratio.value <= 0.85
+    assert claim.ratio.high < 1
+    assert claim.ratio_as_found.value <= 0.5
+
+
+def test_in_batches(tmp_path: Path) -> None:
+    done = joulewise("demo", "--batch", "32", "-o", tmp_path / "out", "--json")
+    (claim,) = json.loads(done.stdout)["claims"]
+    assert done.returncode == 0, done.stderr
+    assert claim["difference"]["lower"] > -0.005
+    assert claim["ratio"]["value"] <= 0.65
+    assert claim["ratio"]["high"] < 1
+
+
+def test_verify_holds_and_then_notices_what_was_altered(one_by_one: Path) -> None:
+    done = joulewise("verify", one_by_one)
+    assert done.returncode == 0, done.stdout
+    bundle = load(Bundle, one_by_one / "joulewise.json")
+
+    model = one_by_one / bundle.artifact.main
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    done = joulewise("verify", one_by_one)
+    assert done.returncode == 3
+    assert "was altered" in done.stdout
+    model.write_bytes(whole)
+
+    path = one_by_one / "evidence" / "hold_out" / "labels.npy"
+    labels = np.load(path)
+    np.save(path, np.random.default_rng(0).permutation(labels))
+    done = joulewise("verify", one_by_one)
+    assert done.returncode == 3
+    assert "labels were altered" in done.stdout
