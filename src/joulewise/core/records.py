@@ -67,8 +67,8 @@ class WorkloadRecord:
     """The job as it was given.
 
     Args:
-        model: path of the model as the user gave it.
-        data: path or reference of the data as the user gave it.
+        model: file name of the model.
+        data: file or folder name of the data, or the Python function that gave them.
         model_artifact: the original model's files and digests.
         metric: "top1" or "agreement".
         splits: "calibrate", "search" and "hold-out".

@@ -87,13 +87,13 @@ def check_certifiable(workload: Workload, settings: Settings) -> float:
 
 
 def workload_record(workload: Workload, metric: Metric) -> WorkloadRecord:
-    """Return the job as it goes into the bundle."""
+    """Return the job as it goes into the bundle, without the folders of this machine."""
     stores = {
         "calibrate": workload.calibrate, "search": workload.search, "hold-out": workload.hold_out,
     }  # fmt: skip
     return WorkloadRecord(
-        model=str(workload.model.path),
-        data=workload.source,
+        model=workload.model.path.name,
+        data=Path(workload.source).name,
         model_artifact=workload.model.artifact,
         metric=metric,
         splits={
