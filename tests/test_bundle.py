@@ -168,6 +168,7 @@ def write_bundle(folder: Path) -> Bundle:
         artifact=describe_artifact(folder, ["model/m.onnx"], "onnx"),
         as_found=AS_FOUND,
         baseline=AS_FOUND,
+        anchor=AS_FOUND,
         claims=(),
         trials=(),
         ledger=Ledger(stages_j={}, seconds={}, grade="D"),

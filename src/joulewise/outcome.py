@@ -79,6 +79,7 @@ def record(session: Session, outcome: Outcome, bill: Bill) -> Bundle:
         artifact=_inside_bundle(_files(session, recipe)),
         as_found=choice.as_found.recipe,
         baseline=choice.baseline.recipe,
+        anchor=session.anchor,
         claims=() if claim is None else (claim,),
         trials=with_reasons(outcome.trials, choice),
         ledger=ledger,

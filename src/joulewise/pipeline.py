@@ -106,6 +106,7 @@ def optimize(
             f"{workload.hold_out.items:,} hold-out items can certify a loss of "
             f"{100 * smallest:.2f} points at the best; {100 * settings.margin:g} are declared"
         )
+        progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
         trials = search(session, bill, progress.trial)
         choice, claim = choose(trials), None
         if choice.candidate is not None:

@@ -174,6 +174,7 @@ BUNDLE = Bundle(
     artifact=ARTIFACT,
     as_found=RUN,
     baseline=RUN,
+    anchor=RUN,
     claims=(),
     trials=(),
     ledger=Ledger(stages_j={}, seconds={}, grade="D"),

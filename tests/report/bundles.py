@@ -228,6 +228,7 @@ def make_bundle(verdict: str = "cheaper", *, grade: Grade = "D", **changes: obje
         ),
         as_found=AS_FOUND,
         baseline=strongest,
+        anchor=BASELINE,
         claims=(int8,) if verdict == "keep" else (rerun, int8),
         trials=make_trials(grade, winner),
         ledger=make_ledger(verdict, grade),

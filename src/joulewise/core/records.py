@@ -109,6 +109,7 @@ class Bundle:
         artifact: the winner's files, relative to the bundle.
         as_found: recipe of the model as the user runs it today.
         baseline: recipe of the strongest lossless way to run the original.
+        anchor: recipe of the program that every trial was interleaved with.
         claims: the final tests in the order in which they were made.
         trials: all that was tried, in order.
         ledger: what the search cost.
@@ -129,6 +130,7 @@ class Bundle:
     artifact: Artifact
     as_found: Recipe
     baseline: Recipe
+    anchor: Recipe
     claims: tuple[Claim, ...]
     trials: tuple[Trial, ...]
     ledger: Ledger

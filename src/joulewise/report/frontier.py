@@ -109,8 +109,11 @@ def _marks(alt: ModuleType, values: list[dict[str, Any]]) -> list[Any]:
         tooltip=[alt.Tooltip(f"{name}:N") for name in _TOOLTIP],
         **state,
     )
-    labels = base.mark_text(dy=-15, fontSize=12).encode(x=x, y=y, text="label:N")
-    return [bars, symbols, labels]
+    found = "datum.label == 'as found'"  # below its mark: it often lies beside the baseline's
+    above = base.transform_filter(f"!({found})").mark_text(dy=-15, fontSize=12)
+    below = base.transform_filter(found).mark_text(dy=18, fontSize=12)
+    labels = [marks.encode(x=x, y=y, text="label:N") for marks in (above, below)]
+    return [bars, symbols, *labels]
 
 
 def _x_axis(alt: ModuleType, field: str, values: list[dict[str, Any]]) -> Any:  # noqa: ANN401  altair's types

@@ -13,7 +13,7 @@ from joulewise.measure.bill import Bill
 from joulewise.search.bench import Bench
 from joulewise.search.choose import best_lossless, best_runs
 from joulewise.search.session import Session
-from joulewise.search.space import anchor_recipe, changed_recipes, lossless_recipes
+from joulewise.search.space import changed_recipes, lossless_recipes
 from joulewise.search.study import Study
 
 __all__ = ["Announce", "search"]
@@ -37,9 +37,8 @@ def search(session: Session, bill: Bill, announce: Announce) -> tuple[Trial, ...
     """
     cpus, workload = session.host.logical_cpus, session.workload
     study = Study(session.folder / "study.db", session.identity(bill.meter.sensor.name))
-    anchor = anchor_recipe(session.runtimes, cpus).run
     with ProgramProcess(
-        workload.model.path, anchor, workload.search, workload.usage.batch_items
+        workload.model.path, session.anchor.run, workload.search, workload.usage.batch_items
     ) as program:
         attempt = _Attempt(bench=Bench(session, program), study=study, bill=bill, announce=announce)
         trials = attempt.all(lossless_recipes(session.runtimes, cpus), (), None)

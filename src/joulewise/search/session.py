@@ -10,6 +10,7 @@ from joulewise.core.energy import Meter
 from joulewise.core.host import Host, package_versions
 from joulewise.core.recipe import Recipe
 from joulewise.core.settings import Settings
+from joulewise.search.space import anchor_recipe
 from joulewise.workload.judge import Judge
 from joulewise.workload.workload import Workload
 
@@ -39,6 +40,11 @@ class Session:
     host: Host
     open_meter: OpenMeter
     folder: Path
+
+    @property
+    def anchor(self) -> Recipe:
+        """The program that every trial is interleaved with: one thread, so the least noise."""
+        return anchor_recipe(self.runtimes, self.host.logical_cpus)
 
     def artifact_folder(self, recipe: Recipe) -> Path:
         """Return the folder that holds the files which the steps of `recipe` give."""
