@@ -10,7 +10,7 @@ from joulewise.core.claim import Check, Claim, Ledger, Trial
 from joulewise.core.energy import Interval
 from joulewise.core.host import package_versions
 from joulewise.core.recipe import Recipe
-from joulewise.core.records import Artifact, Bundle, describe_artifact
+from joulewise.core.records import Artifact, Bundle
 from joulewise.measure.bill import Bill
 from joulewise.search.choose import Choice, with_reasons
 from joulewise.search.session import Session
@@ -44,7 +44,7 @@ def contest(session: Session, choice: Choice, candidate: Trial) -> Contest:
     workload, recipe = session.workload, candidate.recipe
     return Contest(
         original=workload.model.path,
-        artifact=session.artifact_folder(recipe) / _files(session, recipe).main,
+        artifact=session.main_file(recipe),
         candidate=recipe,
         baseline=(choice.as_found if recipe.lossless else choice.baseline).recipe,
         as_found=choice.as_found.recipe,
@@ -76,7 +76,7 @@ def record(session: Session, outcome: Outcome, bill: Bill) -> Bundle:
         confidence=settings.confidence,
         smallest_margin=outcome.smallest_margin,
         recipe=recipe,
-        artifact=_inside_bundle(_files(session, recipe)),
+        artifact=_inside_bundle(session, recipe),
         as_found=choice.as_found.recipe,
         baseline=choice.baseline.recipe,
         anchor=session.anchor,
@@ -91,20 +91,9 @@ def _verdict(recipe: Recipe) -> str:
     return "rerun" if recipe.lossless else "cheaper"
 
 
-def _files(session: Session, recipe: Recipe) -> Artifact:
-    if not recipe.steps:
-        return session.workload.model.artifact
-    folder = session.artifact_folder(recipe)
-    names = sorted(path.name for path in folder.iterdir())
-    main = next(name for name in ("model.onnx", "model.xml") if name in names)
-    names = [main, *(name for name in names if name != main)]
-    return describe_artifact(folder, names, "onnx" if main.endswith(".onnx") else "openvino")
-
-
-def _inside_bundle(artifact: Artifact) -> Artifact:
-    return replace(
-        artifact, files={f"model/{name}": digest for name, digest in artifact.files.items()}
-    )
+def _inside_bundle(session: Session, recipe: Recipe) -> Artifact:
+    made = session.made(recipe)
+    return replace(made, files={f"model/{name}": digest for name, digest in made.files.items()})
 
 
 def _ledger(bill: Bill, claim: Claim | None) -> Ledger:

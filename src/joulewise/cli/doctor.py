@@ -94,7 +94,7 @@ def _print(report: Report) -> None:
     if report.ready:
         typer.echo(f"ready: joules of grade {report.best_grade}; try: joulewise demo")
     else:
-        typer.echo("not ready: mend at least one meter, one runtime and one pass")
+        typer.echo("not ready: it takes one meter, one runtime and one pass that work")
 
 
 def _meter(status: MeterStatus) -> Finding:

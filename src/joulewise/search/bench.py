@@ -12,13 +12,13 @@ from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, PassError, ProgramError
 from joulewise.core.recipe import Recipe
-from joulewise.core.records import Artifact, describe_artifact, dump, load
+from joulewise.core.records import Artifact, dump
 from joulewise.core.statistics import items_needed
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import Array
 from joulewise.measure.bill import Bill
 from joulewise.measure.interleave import Plan, interleave, ratio_of
-from joulewise.search.session import Session
+from joulewise.search.session import Session, artifact_note
 from joulewise.search.why import explain_cost
 
 __all__ = ["Bench", "Tried"]
@@ -68,15 +68,14 @@ class Bench:
         """
         before, size_bytes, cause = bill.meter.read(), None, None
         try:
-            artifact = self.artifact(recipe)
-            size_bytes = artifact.size_bytes
-            tried = self._measure(recipe, self.path(recipe, artifact), best_ratio)
+            size_bytes = self.artifact(recipe).size_bytes
+            tried = self._measure(recipe, self.session.main_file(recipe), best_ratio)
             state, reason = ("rejected", tried.rejected) if tried.rejected else ("measured", None)
         except (PassError, ProgramError, InputError) as error:
             tried, state, reason = Tried(), "failed", self._short(error)
         after = bill.meter.read()
         if tried.ratio is not None and tried.ratio.value >= (best_ratio or float("inf")):
-            cause = explain_cost(recipe, self.path(recipe, artifact), self.session.host)
+            cause = explain_cost(recipe, self.session.main_file(recipe), self.session.host)
         return Trial(
             recipe=recipe,
             state=state,
@@ -92,25 +91,23 @@ class Bench:
         )
 
     def artifact(self, recipe: Recipe) -> Artifact:
-        """Return the artifact of a recipe's steps, made now or by a trial before."""
-        if not recipe.steps:
-            return self.session.workload.model.artifact
-        folder = self.session.artifact_folder(recipe)
-        marker = folder.with_suffix(".json")
-        if marker.exists():
-            known = load(Artifact, marker)
-            if known == describe_artifact(folder, known.files, known.format):
-                return known
-        source = self.session.workload.model.path
-        for step in recipe.steps:
-            made = apply_step(step, source, self.session.workload.calibrate, folder)
-            source = folder / made.main
-        dump(made, marker)
-        return made
+        """Return the artifact of a recipe's steps, made now or by a trial before.
 
-    def path(self, recipe: Recipe, artifact: Artifact) -> Path:
-        """Return the file to open."""
-        return self.session.artifact_folder(recipe) / artifact.main
+        Every prefix of the steps has a folder of its own, which recipes share.
+        """
+        known = self.session.artifact(recipe)
+        if known is not None:
+            return known
+        before = replace(recipe, steps=recipe.steps[:-1])
+        self.artifact(before)
+        made = apply_step(
+            recipe.steps[-1],
+            self.session.main_file(before),
+            self.session.workload.calibrate,
+            self.session.artifact_folder(recipe),
+        )
+        dump(made, artifact_note(self.session.artifact_folder(recipe)))
+        return made
 
     def _measure(self, recipe: Recipe, path: Path, best_ratio: float | None) -> Tried:
         usage = self.session.workload.usage
@@ -124,10 +121,10 @@ class Bench:
                 quality, difference = self.session.judge.compare(self._answers(program, None))
                 tried = replace(tried, quality=quality, difference=difference)
                 if difference.lower <= -self.session.settings.margin:
-                    tried = replace(
-                        tried, rejected=_quality_reason(difference, self.session.settings.margin)
-                    )
-            return self._with_energy(tried, self._interleaved(program, FULL_PLAN))
+                    reason = _quality_reason(difference, self.session.settings.margin)
+                    return replace(tried, rejected=reason)
+            tried = self._with_energy(tried, self._interleaved(program, FULL_PLAN))
+            return replace(tried, rejected=self._too_late(tried.measurement))
 
     def _quick(self, recipe: Recipe, program: ProgramProcess, best_ratio: float | None) -> Tried:
         outputs = self._answers(program, QUICK_ITEMS)
@@ -153,15 +150,14 @@ class Bench:
 
     def _with_energy(self, tried: Tried, taken: Mapping[str, Measurement]) -> Tried:
         ratio = ratio_of(taken["anchor"], taken["candidate"], self.session.judge.confidence)
-        limit_s = self.session.workload.usage.latency_p95_s
-        p95_s = taken["candidate"].latency_p95_s
-        late = limit_s is not None and p95_s is not None and p95_s > limit_s
-        if late and tried.rejected is None and p95_s is not None and limit_s is not None:
-            tried = replace(
-                tried,
-                rejected=f"p95 latency {1e3 * p95_s:.3g} ms is above {1e3 * limit_s:.3g} ms",
-            )
         return replace(tried, ratio=ratio, measurement=taken["candidate"])
+
+    def _too_late(self, measurement: Measurement | None) -> str | None:
+        limit_s = self.session.workload.usage.latency_p95_s
+        p95_s = None if measurement is None else measurement.latency_p95_s
+        if limit_s is None or p95_s is None or p95_s <= limit_s:
+            return None
+        return f"p95 latency {1e3 * p95_s:.3g} ms is above {1e3 * limit_s:.3g} ms"
 
     def _interleaved(self, program: ProgramProcess, plan: Plan) -> Mapping[str, Measurement]:
         return interleave(

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from joulewise.core.energy import Meter
+from joulewise.core.errors import InputError
 from joulewise.core.host import Host, package_versions
 from joulewise.core.recipe import Recipe
+from joulewise.core.records import Artifact, describe_artifact, load
 from joulewise.core.settings import Settings
 from joulewise.search.space import anchor_recipe
 from joulewise.workload.judge import Judge
 from joulewise.workload.workload import Workload
 
-__all__ = ["OpenMeter", "Session"]
+__all__ = ["OpenMeter", "Session", "artifact_note"]
 
 OpenMeter = Callable[[Sequence[int]], Meter]
 
@@ -52,6 +54,32 @@ class Session:
             return self.workload.model.path.parent
         return self.folder / "artifacts" / recipe.steps_key
 
+    def artifact(self, recipe: Recipe) -> Artifact | None:
+        """Return what the steps of `recipe` gave, None where that is not there yet, or damaged."""
+        if not recipe.steps:
+            return self.workload.model.artifact
+        folder = self.artifact_folder(recipe)
+        note = artifact_note(folder)
+        if not note.exists():
+            return None
+        known = load(Artifact, note)
+        try:
+            found = describe_artifact(folder, known.files, known.format)
+        except InputError:
+            return None
+        return known if found == known else None
+
+    def made(self, recipe: Recipe) -> Artifact:
+        """Return what the steps of `recipe` gave; raises InputError where it is not there."""
+        artifact = self.artifact(recipe)
+        if artifact is None:
+            raise InputError(f"the files of {recipe} are gone; begin the run anew")
+        return artifact
+
+    def main_file(self, recipe: Recipe) -> Path:
+        """Return the file to open for `recipe`; raises InputError where it is not there."""
+        return self.artifact_folder(recipe) / self.made(recipe).main
+
     def identity(self, meter_name: str) -> dict[str, str]:
         """Return all that a trial's figures depend on besides its recipe."""
         model = self.workload.model.artifact
@@ -64,3 +92,8 @@ class Session:
             "meter": meter_name,
             "package versions": str(sorted(package_versions().items())),
         }
+
+
+def artifact_note(folder: Path) -> Path:
+    """Return the file beside an artifact's folder that says the artifact is whole."""
+    return folder.with_suffix(".json")
