@@ -24,9 +24,9 @@ from joulewise.core.records import (
     load,
     write_atomic,
 )
+from joulewise.proof.prove import Contest
 from joulewise.report.card import render_card
 from joulewise.report.page import render_page
-from joulewise.verify.prove import Contest
 from joulewise.workload.store import Store, open_store
 from joulewise.workload.workload import Workload
 

@@ -12,9 +12,9 @@ from joulewise.core.host import package_versions
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Artifact, Bundle
 from joulewise.measure.bill import Bill
+from joulewise.proof.prove import Contest
 from joulewise.search.choose import Choice, with_reasons
 from joulewise.search.session import Session
-from joulewise.verify.prove import Contest
 from joulewise.workload.workload import workload_record
 
 __all__ = ["Outcome", "contest", "record"]

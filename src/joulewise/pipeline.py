@@ -21,11 +21,11 @@ from joulewise.measure.bill import Bill
 from joulewise.measure.interleave import Plan, interleave
 from joulewise.measure.meters import meter_opener
 from joulewise.outcome import Outcome, contest, record
+from joulewise.proof.prove import prove
 from joulewise.search.choose import choose
 from joulewise.search.run import search
 from joulewise.search.session import Session
 from joulewise.search.space import as_found_recipe
-from joulewise.verify.prove import prove
 from joulewise.workload.judge import Judge
 from joulewise.workload.task import choose_metric
 from joulewise.workload.workload import Workload, check_certifiable, open_workload

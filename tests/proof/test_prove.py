@@ -12,7 +12,7 @@ from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.settings import Settings, Usage
 from joulewise.measure.interleave import Plan
 from joulewise.measure.meters import meter_opener
-from joulewise.verify.prove import Contest, checks_of, prove
+from joulewise.proof.prove import Contest, checks_of, prove
 from joulewise.workload.workload import open_workload
 from tests.models import Job, make_job
 from tests.trials import ratio

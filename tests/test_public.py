@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+
+import joulewise
+
+
+def test_public_names_are_pinned() -> None:
+    assert joulewise.__all__ == [
+        "JoulewiseError",
+        "Settings",
+        "Usage",
+        "__version__",
+        "measure_command",
+        "measure_model",
+        "optimize",
+        "verify",
+    ]
+
+
+def test_no_subpackage_hides_a_public_name() -> None:
+    """A subpackage becomes an attribute of the package once it is imported."""
+    parts = {part.name for part in pkgutil.iter_modules(joulewise.__path__)}
+    assert not parts & set(joulewise.__all__)
+    importlib.import_module("joulewise.pipeline")
+    for name in set(joulewise.__all__) - {"__version__"}:
+        assert not inspect.ismodule(getattr(joulewise, name)), name
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(joulewise, "optimise")
+
+
+def test_import_loads_no_heavy_package() -> None:
+    heavy = [
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "optuna",
+        "altair",
+        "plotly",
+        "scipy",
+        "numpy",
+        "rich",
+        "typer",
+    ]
+    code = f"import sys, joulewise; print(sorted(set({heavy}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
