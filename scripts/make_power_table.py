@@ -1,4 +1,4 @@
-r"""Print the rows of ``joulewise/measure/power_table.py`` from published SPECpower results.
+r"""Print the rows of ``joulewise/meter/power_table.py`` from published SPECpower results.
 
 Takes one table of SPECpower_ssj2008 results with the wall power at every load::
 
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from joulewise.core.energy import Interval
-from joulewise.measure.power_table import (
+from joulewise.meter.power_table import (
     LOADS_PERCENT,
     SPECPOWER,
     PowerRow,

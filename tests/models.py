@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from joulewise.measure.interleave import Plan
+from joulewise.meter.interleave import Plan
 from joulewise.testing.models import conv_classifier, labelled_items
 
 SHORT_PLANS: Mapping[str, Mapping[str, Plan]] = {

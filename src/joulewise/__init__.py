@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from joulewise.core.errors import JoulewiseError
     from joulewise.core.settings import Settings, Usage
-    from joulewise.measure.command import measure_command
+    from joulewise.meter.command import measure_command
     from joulewise.pipeline import measure_model, optimize, verify
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ _WHERE = {
     "JoulewiseError": "joulewise.core.errors",
     "Settings": "joulewise.core.settings",
     "Usage": "joulewise.core.settings",
-    "measure_command": "joulewise.measure.command",
+    "measure_command": "joulewise.meter.command",
     "measure_model": "joulewise.pipeline",
     "optimize": "joulewise.pipeline",
     "verify": "joulewise.pipeline",

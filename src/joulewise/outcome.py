@@ -11,7 +11,7 @@ from joulewise.core.energy import Interval
 from joulewise.core.host import package_versions
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Artifact, Bundle
-from joulewise.measure.bill import Bill
+from joulewise.meter.bill import Bill
 from joulewise.proof.prove import Contest
 from joulewise.search.choose import Choice, with_reasons
 from joulewise.search.session import Session

@@ -17,9 +17,9 @@ from joulewise.core.records import Bundle
 from joulewise.core.settings import Settings, Usage
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import RUNTIMES
-from joulewise.measure.bill import Bill
-from joulewise.measure.interleave import Plan, interleave
-from joulewise.measure.meters import meter_opener
+from joulewise.meter.bill import Bill
+from joulewise.meter.interleave import Plan, interleave
+from joulewise.meter.table import meter_opener
 from joulewise.outcome import Outcome, contest, record
 from joulewise.proof.prove import prove
 from joulewise.search.choose import choose

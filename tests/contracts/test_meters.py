@@ -12,9 +12,9 @@ import pytest
 
 from joulewise.core.energy import Meter
 from joulewise.core.host import read_host
-from joulewise.measure.cpu_time import CpuTimeMeter
-from joulewise.measure.meters import METERS
-from joulewise.measure.rapl import RaplMeter
+from joulewise.meter.cpu_time import CpuTimeMeter
+from joulewise.meter.rapl import RaplMeter
+from joulewise.meter.table import METERS
 from joulewise.testing.meter_contract import MeterContract, Spend
 from joulewise.testing.powercap import FakePowercap
 

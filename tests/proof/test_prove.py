@@ -10,8 +10,8 @@ from joulewise.core.energy import Measurement, Sensor
 from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.settings import Settings, Usage
-from joulewise.measure.interleave import Plan
-from joulewise.measure.meters import meter_opener
+from joulewise.meter.interleave import Plan
+from joulewise.meter.table import meter_opener
 from joulewise.proof.prove import Contest, checks_of, prove
 from joulewise.workload.workload import open_workload
 from tests.models import Job, make_job

@@ -16,7 +16,7 @@ from joulewise.core.errors import JoulewiseError
 from joulewise.core.recipe import RunSettings
 from joulewise.core.records import to_json
 from joulewise.core.settings import Settings, Usage
-from joulewise.measure.command import measure_command
+from joulewise.meter.command import measure_command
 from joulewise.report import text
 from joulewise.report.verdict import verdict_lines
 

@@ -16,7 +16,7 @@ from joulewise.core.host import Host, read_host
 from joulewise.core.records import to_json
 from joulewise.core.registry import Registry
 from joulewise.export.program import RUNTIMES
-from joulewise.measure.meters import MeterStatus, probe_meters
+from joulewise.meter.table import MeterStatus, probe_meters
 
 PLOT_PACKAGES = ("altair", "vl_convert")
 

@@ -16,7 +16,7 @@ from joulewise.core.energy import Measurement, Meter
 from joulewise.core.recipe import Recipe
 from joulewise.core.statistics import noninferiority_p_value
 from joulewise.export.process import ProgramProcess
-from joulewise.measure.interleave import Plan, interleave, ratio_of
+from joulewise.meter.interleave import Plan, interleave, ratio_of
 from joulewise.workload.judge import Judge
 from joulewise.workload.store import Store
 from joulewise.workload.task import Metric

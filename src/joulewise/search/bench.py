@@ -16,8 +16,8 @@ from joulewise.core.records import Artifact, dump
 from joulewise.core.statistics import items_needed
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import Array
-from joulewise.measure.bill import Bill
-from joulewise.measure.interleave import Plan, interleave, ratio_of
+from joulewise.meter.bill import Bill
+from joulewise.meter.interleave import Plan, interleave, ratio_of
 from joulewise.search.session import Session, artifact_note
 from joulewise.search.why import explain_cost
 

@@ -9,7 +9,7 @@ from joulewise.core.claim import Trial
 from joulewise.core.errors import ProgramError
 from joulewise.core.recipe import Recipe
 from joulewise.export.process import ProgramProcess
-from joulewise.measure.bill import Bill
+from joulewise.meter.bill import Bill
 from joulewise.search.bench import Bench
 from joulewise.search.choose import best_lossless, best_runs
 from joulewise.search.session import Session

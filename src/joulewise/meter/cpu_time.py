@@ -16,8 +16,8 @@ from typing import ClassVar
 
 from joulewise.core.energy import Grade, Reading, Sensor
 from joulewise.core.host import Host
-from joulewise.measure.power_table import INSTRUCTION_MIX_SPREAD_RATIO, PowerRow, power_of
-from joulewise.measure.processes import PROC, ProcessTree, process_cpu_s
+from joulewise.meter.power_table import INSTRUCTION_MIX_SPREAD_RATIO, PowerRow, power_of
+from joulewise.meter.processes import PROC, ProcessTree, process_cpu_s
 
 __all__ = ["CpuTimeMeter", "probe"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from joulewise.core.energy import Block, Measurement, Meter, Reading, Sensor, Timing
 from joulewise.core.errors import ProgramError, SensorError
-from joulewise.measure.interleave import (
+from joulewise.meter.interleave import (
     MIN_UPDATES_PER_BLOCK,
     Plan,
     block_joules_per_item,

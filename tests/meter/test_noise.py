@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from joulewise.measure.noise import Load, read_load, warnings_of
+from joulewise.meter.noise import Load, read_load, warnings_of
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -12,10 +12,10 @@ import pytest
 
 from joulewise.core.errors import UsageError
 from joulewise.core.host import read_host
-from joulewise.measure import command
-from joulewise.measure.command import measure_command
-from joulewise.measure.power_table import power_of
-from joulewise.measure.rapl import RaplMeter
+from joulewise.meter import command
+from joulewise.meter.command import measure_command
+from joulewise.meter.power_table import power_of
+from joulewise.meter.rapl import RaplMeter
 from joulewise.testing.powercap import FakePowercap
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
@@ -138,7 +138,7 @@ def test_hardware_counter_is_read_before_and_after(
 
 def test_command_measured_from_a_fresh_process_prints_its_own_output_only() -> None:
     code = (
-        "from joulewise.measure.command import measure_command\n"
+        "from joulewise.meter.command import measure_command\n"
         "raise SystemExit(measure_command(['echo', 'hi'], meter_name='cpu-time').exit_code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from joulewise.core.energy import Interval, Reading, Sensor
-from joulewise.measure.bill import Bill
+from joulewise.meter.bill import Bill
 
 SENSOR = Sensor(
     name="fake",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulewise.core.errors import SensorError
-from joulewise.measure.processes import ProcessTree, process_cpu_s
+from joulewise.meter.processes import ProcessTree, process_cpu_s
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 

@@ -12,8 +12,8 @@ import pytest
 
 from joulewise.core.energy import Meter
 from joulewise.core.host import Host
-from joulewise.measure.cpu_time import CpuTimeMeter, cpu_time_sensor, probe
-from joulewise.measure.power_table import INSTRUCTION_MIX_SPREAD_RATIO, POWER_TABLE, power_of
+from joulewise.meter.cpu_time import CpuTimeMeter, cpu_time_sensor, probe
+from joulewise.meter.power_table import INSTRUCTION_MIX_SPREAD_RATIO, POWER_TABLE, power_of
 from joulewise.testing.meter_contract import MeterContract, Spend
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")

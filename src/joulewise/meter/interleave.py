@@ -18,7 +18,7 @@ from joulewise.core.claim import Ratio
 from joulewise.core.energy import Block, Measurement, Meter, Timing
 from joulewise.core.errors import SensorError
 from joulewise.core.statistics import paired_ratio
-from joulewise.measure.noise import read_load, warnings_of
+from joulewise.meter.noise import read_load, warnings_of
 
 __all__ = ["Plan", "Runnable", "block_joules_per_item", "interleave", "ratio_of"]
 

@@ -11,8 +11,8 @@ import pytest
 
 from joulewise.core.energy import Interval
 from joulewise.core.host import Host
-from joulewise.measure import power_table
-from joulewise.measure.power_table import (
+from joulewise.meter import power_table
+from joulewise.meter.power_table import (
     LOADS_PERCENT,
     POWER_TABLE,
     UNKNOWN_CPU,

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from joulewise.core.energy import Block, Measurement, Meter
 from joulewise.core.errors import UsageError
-from joulewise.measure.cpu_time import CpuTimeMeter
-from joulewise.measure.meters import open_meter
+from joulewise.meter.cpu_time import CpuTimeMeter
+from joulewise.meter.table import open_meter
 
 __all__ = ["CommandMeasurement", "measure_command"]
 

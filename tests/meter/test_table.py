@@ -10,8 +10,8 @@ from joulewise.core.energy import Grade, Meter
 from joulewise.core.errors import MissingExtraError, SensorError, UsageError
 from joulewise.core.host import Host, read_host
 from joulewise.core.registry import Entry, Registry
-from joulewise.measure.cpu_time import CpuTimeMeter
-from joulewise.measure.meters import METERS, MeterType, open_meter, probe_meters
+from joulewise.meter.cpu_time import CpuTimeMeter
+from joulewise.meter.table import METERS, MeterType, open_meter, probe_meters
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -40,7 +40,7 @@ def row(name: str, requires: tuple[str, ...] = ()) -> Entry:
     return Entry(target=f"{__name__}:{name}", summary=name, requires=requires, extra="x")
 
 
-ESTIMATE = Entry(target="joulewise.measure.cpu_time:CpuTimeMeter", summary="estimate")
+ESTIMATE = Entry(target="joulewise.meter.cpu_time:CpuTimeMeter", summary="estimate")
 BROKEN, WORKING, ABSENT = (
     row("BrokenMeter"),
     row("WorkingMeter"),

@@ -15,7 +15,7 @@ from joulewise.core.energy import Grade, Meter
 from joulewise.core.errors import MissingExtraError, SensorError
 from joulewise.core.host import Host, read_host
 from joulewise.core.registry import Entry, Registry
-from joulewise.measure.rapl import measure_idle_w
+from joulewise.meter.rapl import measure_idle_w
 
 __all__ = ["METERS", "MeterStatus", "MeterType", "meter_opener", "open_meter", "probe_meters"]
 
@@ -49,11 +49,11 @@ METERS: Registry[MeterType] = Registry(
     "meter",
     {
         "rapl": Entry(
-            target="joulewise.measure.rapl:RaplMeter",
+            target="joulewise.meter.rapl:RaplMeter",
             summary="the processor's own joule counters (packages and DRAM), Linux powercap",
         ),
         "cpu-time": Entry(
-            target="joulewise.measure.cpu_time:CpuTimeMeter",
+            target="joulewise.meter.cpu_time:CpuTimeMeter",
             summary="CPU time of the process tree times sourced watts; works in virtual machines",
         ),
     },

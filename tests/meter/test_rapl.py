@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from joulewise.core.energy import Meter
 from joulewise.core.errors import SensorError, UsageError
-from joulewise.measure.rapl import PLAUSIBLE_W, RaplMeter, find_zones, measure_idle_w, probe
+from joulewise.meter.rapl import PLAUSIBLE_W, RaplMeter, find_zones, measure_idle_w, probe
 from joulewise.testing.meter_contract import MeterContract, Spend
 from joulewise.testing.powercap import FakePowercap
 
