@@ -213,3 +213,12 @@ def test_systems_without_a_death_signal_are_left_alone(monkeypatch: pytest.Monke
     monkeypatch.setattr(child, "ctypes", None)
     monkeypatch.setattr(sys, "platform", "darwin")
     child._die_with_parent()
+
+
+def test_files_in_the_callers_folder_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('imported from the folder')")
+    monkeypatch.chdir(tmp_path)
+    with Child(MODULE, environment()) as running:
+        assert running.ask("echo", value=1) == 1

@@ -44,7 +44,7 @@ class Child:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(writer)],
+                [sys.executable, "-P", "-m", module, str(writer)],  # -P: not the caller's folder
                 stdin=subprocess.PIPE,
                 stdout=self._errors,
                 stderr=self._errors,
