@@ -67,3 +67,7 @@ def _files() -> list[Path]:
 
 def _usable(path: Path) -> bool:
     return path.is_file() and 64 <= path.stat().st_size < 4 << 20
+
+
+if __name__ == "__main__":
+    print(model())

@@ -50,3 +50,7 @@ def _line(generator: random.Random, words: list[str]) -> npt.NDArray[np.uint8]:
     left, top = generator.randrange(0, 12), generator.randrange(2, 12)
     ImageDraw.Draw(image).text((left, top), text, fill=(ink, ink, ink), font=font)
     return np.asarray(image)
+
+
+if __name__ == "__main__":
+    print(model())
