@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from joulewise.comparison import compare_commands, compare_models
     from joulewise.core.errors import JoulewiseError
     from joulewise.core.settings import Settings, Usage
     from joulewise.meter.command import measure_command
+    from joulewise.meter.window import measure
     from joulewise.pipeline import measure_model, optimize, verify
 
 __version__ = "0.1.0"
@@ -22,6 +24,9 @@ __all__ = [
     "Settings",
     "Usage",
     "__version__",
+    "compare_commands",
+    "compare_models",
+    "measure",
     "measure_command",
     "measure_model",
     "optimize",
@@ -32,6 +37,9 @@ _WHERE = {
     "JoulewiseError": "joulewise.core.errors",
     "Settings": "joulewise.core.settings",
     "Usage": "joulewise.core.settings",
+    "measure": "joulewise.meter.window",
+    "compare_commands": "joulewise.comparison",
+    "compare_models": "joulewise.comparison",
     "measure_command": "joulewise.meter.command",
     "measure_model": "joulewise.pipeline",
     "optimize": "joulewise.pipeline",

@@ -12,11 +12,19 @@ import pytest
 
 from joulewise.core.energy import Meter
 from joulewise.core.host import read_host
+from joulewise.meter.battery import BatteryMeter
 from joulewise.meter.cpu_time import CpuTimeMeter
+from joulewise.meter.hwmon import HwmonMeter
+from joulewise.meter.jetson import JetsonMeter
+from joulewise.meter.nvml import NvmlMeter
 from joulewise.meter.rapl import RaplMeter
+from joulewise.meter.recording import RecordingMeter
 from joulewise.meter.table import METERS
 from joulewise.testing.meter_contract import MeterContract, Spend
 from joulewise.testing.powercap import FakePowercap
+from tests.clock import FAR_S, Clock
+from tests.nvml import Card, NvmlStub
+from tests.sysfs import write
 
 
 class TestRapl(MeterContract):
@@ -58,7 +66,124 @@ class TestCpuTime(MeterContract):
         return burn
 
 
-SUITES: dict[str, type[MeterContract]] = {"rapl": TestRapl, "cpu-time": TestCpuTime}
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the stub is built for Linux")
+class TestNvml(MeterContract):
+    """The real binding on a library of our own."""
+
+    @pytest.fixture
+    def stub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NvmlStub:
+        stub = NvmlStub(tmp_path)
+        stub.install(monkeypatch)
+        stub.set(Card(energy_mj=0), Card(energy_mj=0))
+        return stub
+
+    @pytest.fixture
+    def meter(self, stub: NvmlStub) -> Iterator[Meter]:
+        assert stub.library.exists()
+        meter = NvmlMeter()
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, stub: NvmlStub) -> Spend:
+        spent = iter(range(1000, 100_000, 1000))
+
+        def spend() -> None:
+            mj = next(spent)
+            stub.set(Card(energy_mj=mj), Card(energy_mj=mj // 2))
+
+        return spend
+
+
+class TestHwmon(MeterContract):
+    @pytest.fixture
+    def meter(self, tmp_path: Path) -> Iterator[Meter]:
+        write(tmp_path / "hwmon0", name="i915", energy1_input=0)
+        meter = HwmonMeter(tmp_path, period_s=FAR_S)
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, tmp_path: Path) -> Spend:
+        spent = iter(range(10**6, 10**9, 10**6))
+
+        def spend() -> None:
+            write(tmp_path / "hwmon0", energy1_input=next(spent))
+
+        return spend
+
+
+class TestJetson(MeterContract):
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def meter(self, tmp_path: Path, clock: Clock) -> Iterator[Meter]:
+        rail: dict[str, str | int] = {"in1_label": "VDD_IN", "in1_input": 5000, "curr1_input": 1000}
+        write(tmp_path / "hwmon0", name="ina3221", **rail)
+        meter = JetsonMeter(tmp_path, period_s=FAR_S, clock=clock)
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, clock: Clock) -> Spend:
+        def spend() -> None:
+            clock.now_s += 1.0
+
+        return spend
+
+
+class TestBattery(MeterContract):
+    @pytest.fixture
+    def meter(self, tmp_path: Path) -> Iterator[Meter]:
+        write(tmp_path / "BAT0", status="Discharging", energy_now=50_000_000)
+        meter = BatteryMeter(tmp_path, period_s=FAR_S)
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, tmp_path: Path) -> Spend:
+        left = iter(range(49_990_000, 0, -10_000))
+
+        def spend() -> None:
+            write(tmp_path / "BAT0", energy_now=next(left))
+
+        return spend
+
+
+class TestRecording(MeterContract):
+    """A finished log, replayed."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def meter(self, tmp_path: Path, clock: Clock) -> Iterator[Meter]:
+        log = tmp_path / "plug.csv"
+        log.write_text("time_s,power_w\n" + "".join(f"{t},40\n" for t in range(100)))
+        meter = RecordingMeter(log, now=clock)
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, clock: Clock) -> Spend:
+        def spend() -> None:
+            clock.now_s += 1.5
+
+        return spend
+
+
+SUITES: dict[str, type[MeterContract]] = {
+    "rapl": TestRapl,
+    "nvml": TestNvml,
+    "hwmon": TestHwmon,
+    "jetson": TestJetson,
+    "battery": TestBattery,
+    "recording": TestRecording,
+    "cpu-time": TestCpuTime,
+}
 
 
 @pytest.mark.parametrize("name", list(METERS))

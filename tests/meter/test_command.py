@@ -130,10 +130,30 @@ def test_hardware_counter_is_read_before_and_after(
     tree = FakePowercap(tmp_path)
     folder = tree.add_zone("intel-rapl:0", "package-0", start_uj=1_000_000)
     meter = RaplMeter(tmp_path)
-    monkeypatch.setattr(command, "open_meter", lambda _pids, *, name: meter)  # noqa: ARG005
+    monkeypatch.setattr(command, "open_meters", lambda _pids: (meter,))
     result = python(f"open({str(folder / 'energy_uj')!r}, 'w').write('6000000')", None)
     assert result.measurement.blocks[0].reading_j == pytest.approx(5.0)
     assert result.measurement.sensor.grade == "B"
+
+
+def test_other_components_are_billed_beside_the_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meters, files = [], []
+    for name in ("cpu", "gpu"):
+        tree = FakePowercap(tmp_path / name)
+        files.append(tree.add_zone("intel-rapl:0", "package-0", start_uj=0) / "energy_uj")
+        meters.append(RaplMeter(tmp_path / name))
+    meters[1].component = "gpu"  # type: ignore[misc]
+    monkeypatch.setattr(command, "open_meters", lambda _pids: tuple(meters))
+    code = "".join(
+        f"open({str(f)!r}, 'w').write('{j}000000');" for f, j in zip(files, (5, 7), strict=True)
+    )
+    result = measure_command([sys.executable, "-c", code], idle_s=0.05)
+    assert [part.component for part in result.parts] == ["cpu", "gpu"]
+    assert [part.blocks[0].reading_j for part in result.parts] == pytest.approx([5.0, 7.0])
+    assert [part.idle_w for part in result.parts] == [0.0, 0.0]
+    assert [part.net_j.central for part in result.parts if part.net_j] == pytest.approx([5.0, 7.0])
 
 
 def test_command_measured_from_a_fresh_process_prints_its_own_output_only() -> None:

@@ -184,13 +184,14 @@ def test_pairs_cancel_a_machine_that_gets_slower() -> None:
     assert abs(unpaired / 0.4 - 1) > 0.1
 
 
-def orders(seed: int) -> list[tuple[str, ...]]:
+def orders(seed: int, *, mirrored: bool = False) -> list[tuple[str, ...]]:
     """Who ran in each round, warm-up left out."""
     machine = Machine()
     programs = {
         name: Program(machine, name, batch_s=0.01, above_idle_w=10.0) for name in ("a", "b", "c")
     }
-    interleave(programs, opener(machine), Plan(rounds=20, block_s=0.1, seed=seed))
+    plan = Plan(rounds=20, block_s=0.1, seed=seed, mirrored=mirrored)
+    interleave(programs, opener(machine), plan)
     names = [name for name, _, _ in machine.ran[-60:]]
     return [tuple(names[i : i + 3]) for i in range(0, 60, 3)]
 
@@ -199,6 +200,12 @@ def test_every_round_holds_each_program_once_in_random_order() -> None:
     rounds = orders(seed=0)
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert len(set(rounds)) > 3
+
+
+def test_mirrored_rounds_cancel_a_steady_drift() -> None:
+    rounds = orders(seed=0, mirrored=True)
+    assert all(b == a[::-1] for a, b in zip(rounds[::2], rounds[1::2], strict=True))
+    assert len(set(rounds[::2])) > 1
 
 
 def test_order_follows_the_seed() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -152,11 +153,47 @@ def test_failed_reading_does_not_count(
     clock.now_s += 1.0
     meter.read()
     tree.advance({PACKAGE: 7.0})
-    tree.set_uj(DRAM, 0)
+    (tree.folder(DRAM) / "energy_uj").unlink()
     with pytest.raises(SensorError):
         meter.read()
     tree.set_uj(DRAM, 5_000_000)
     assert meter.read().total_j == pytest.approx(17.0)
+
+
+def test_jump_that_no_cpu_draws_is_an_error(
+    tree: FakePowercap, meter: RaplMeter, clock: FakeClock
+) -> None:
+    clock.now_s += 1.0
+    tree.advance({PACKAGE: 2.0 * PLAUSIBLE_W})
+    with pytest.raises(SensorError, match=r"rose from 0 to .* no CPU draws.*measure again"):
+        meter.read()
+
+
+def test_reader_that_stood_still_for_a_minute_is_no_jump(
+    tree: FakePowercap, clock: FakeClock
+) -> None:
+    def read(path: Path) -> str:
+        if clock.now_s > 0 and path == tree.root / PACKAGE / "energy_uj":
+            clock.now_s += 60.0
+            tree.advance({PACKAGE: 60.0 * 200.0})
+        return path.read_text()
+
+    meter = RaplMeter(tree.root, read=read, clock=clock)
+    clock.now_s = 1.0
+    assert meter.read().total_j == pytest.approx(12_000.0)
+    meter.close()
+
+
+def test_reset_stays_an_error(tree: FakePowercap, meter: RaplMeter, clock: FakeClock) -> None:
+    tree.advance({PACKAGE: 100.0})
+    meter.read()
+    tree.set_uj(PACKAGE, 0)
+    with pytest.raises(SensorError, match="fell from"):
+        meter.read()
+    tree.advance({PACKAGE: 101.0})
+    clock.now_s += 1e6
+    with pytest.raises(SensorError, match="fell from"):
+        meter.read()
 
 
 def test_value_beyond_its_range_is_an_error(tree: FakePowercap, clock: FakeClock) -> None:
@@ -233,6 +270,31 @@ def test_no_wrap_is_missed_however_long_the_caller_waits(tmp_path: Path) -> None
     range_uj = int(PLAUSIBLE_W * 0.02 * 1e6)  # may wrap every 20 ms: read every 10 ms
     tree.add_zone(PACKAGE, "package-0", range_uj=range_uj)
     meter = RaplMeter(tmp_path)
+    for _ in range(3):
+        tree.advance({PACKAGE: range_uj * 0.6e-6})
+        wait_for_own_thread(meter)
+    total_j = meter.read().total_j
+    meter.close()
+    assert total_j == pytest.approx(3 * range_uj * 0.6e-6)
+
+
+def test_no_wrap_is_missed_after_a_counter_was_away(tmp_path: Path) -> None:
+    tree = FakePowercap(tmp_path)
+    range_uj = int(PLAUSIBLE_W * 0.02 * 1e6)
+    tree.add_zone(PACKAGE, "package-0", range_uj=range_uj)
+    refused = threading.Event()
+    away = threading.Event()
+
+    def read(path: Path) -> str:
+        if away.is_set() and path.name == "energy_uj":
+            refused.set()
+            raise PermissionError(13, "Permission denied")
+        return path.read_text()
+
+    meter = RaplMeter(tmp_path, read=read)
+    away.set()
+    assert refused.wait(10.0)  # the meter's own thread met the fault
+    away.clear()
     for _ in range(3):
         tree.advance({PACKAGE: range_uj * 0.6e-6})
         wait_for_own_thread(meter)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from joulewise.core.energy import Grade, Meter
+from joulewise.core.energy import Component, Grade, Meter
 from joulewise.core.errors import MissingExtraError, SensorError, UsageError
 from joulewise.core.host import Host, read_host
 from joulewise.core.registry import Entry, Registry
 from joulewise.meter.cpu_time import CpuTimeMeter
-from joulewise.meter.table import METERS, MeterType, open_meter, probe_meters
+from joulewise.meter.table import METERS, MeterType, open_meter, open_meters, probe_meters
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -20,8 +20,23 @@ class WorkingMeter(CpuTimeMeter):
     grade: Grade = "B"  # type: ignore[misc]
 
 
+class CardMeter(WorkingMeter):
+    component: Component = "gpu"  # type: ignore[misc]
+
+
+class MachineMeter(WorkingMeter):
+    component: Component = "machine"  # type: ignore[misc]
+
+
+class UnopenableCard(CardMeter):
+    @classmethod
+    def attach(cls, pids: Sequence[int], host: Host) -> CpuTimeMeter:  # noqa: ARG003
+        raise SensorError("gone between probe and attach")
+
+
 class BrokenMeter:
     grade: Grade = "A"
+    component: Component = "cpu"
 
     @staticmethod
     def probe() -> str | None:
@@ -95,3 +110,55 @@ def test_built_in_table_has_both_meters_and_opens_here() -> None:
 @pytest.mark.parametrize("name", ["rapl", "cpu-time"])
 def test_grade_of_the_type_is_known_before_opening(name: str) -> None:
     assert METERS.load(name).grade in "ABD"
+
+
+CARD, MACHINE = row("CardMeter"), row("MachineMeter")
+
+
+def test_a_graphics_card_is_never_chosen_for_a_program_on_the_cpu() -> None:
+    meter = open_meter([os.getpid()], table=table(card=CARD, estimate=ESTIMATE))
+    assert not isinstance(meter, CardMeter)
+    with pytest.raises(SensorError, match="no meter works here"):
+        open_meter([os.getpid()], table=table(card=CARD))
+
+
+def test_a_meter_of_the_machine_includes_the_cpu() -> None:
+    meter = open_meter([os.getpid()], table=table(estimate=ESTIMATE, machine=MACHINE))
+    assert isinstance(meter, MachineMeter)
+
+
+def test_battery_and_recording_are_never_chosen_by_themselves() -> None:
+    meters = table(battery=MACHINE, recording=MACHINE, estimate=ESTIMATE)
+    assert not isinstance(open_meter([os.getpid()], table=meters), MachineMeter)
+
+
+def test_one_meter_of_each_component() -> None:
+    meters = table(estimate=ESTIMATE, machine=MACHINE, card=CARD, working=WORKING)
+    kinds = [type(meter) for meter in open_meters([os.getpid()], table=meters)]
+    assert kinds == [WorkingMeter, CardMeter]
+
+
+def test_the_machine_only_where_nothing_else_works() -> None:
+    meters = table(broken=BROKEN, machine=MACHINE)
+    kinds = [type(meter) for meter in open_meters([os.getpid()], table=meters)]
+    assert kinds == [MachineMeter]
+
+
+def test_no_component_has_a_meter() -> None:
+    with pytest.raises(SensorError, match="no cable"):
+        open_meters([os.getpid()], table=table(broken=BROKEN))
+
+
+def test_meters_already_open_are_closed_when_the_next_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(WorkingMeter, "close", lambda self: closed.append(self.sensor.name))
+    with pytest.raises(SensorError, match="gone"):
+        open_meters([os.getpid()], table=table(working=WORKING, card=row("UnopenableCard")))
+    assert closed == ["cpu-time"]
+
+
+def test_state_names_the_component() -> None:
+    states = probe_meters(table(card=CARD, machine=MACHINE, absent=ABSENT))
+    assert [state.component for state in states] == ["gpu", "machine", None]

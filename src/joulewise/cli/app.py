@@ -148,22 +148,109 @@ def measure(
         int | None, typer.Option("--threads", help="For a model; default: the runtime's own.")
     ] = None,
     meter: Meter = None,
+    min_grade: Annotated[
+        str | None,
+        typer.Option("--min-grade", help="For a command: refuse worse; B refuses estimates."),
+    ] = None,
+    idle: Annotated[
+        float, typer.Option("--idle", help="For a command: watch idle power first, s.")
+    ] = 0.0,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="For a command: append a row to this file.")
+    ] = None,
+    prometheus: Annotated[
+        Path | None,
+        typer.Option("--prometheus", help="For a command: add to the counters of this .prom file."),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="For a command: joules so far, if stderr is a terminal.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Tell the joules of a model per item, or of any command (after --)."""
-    from joulewise.cli.commands import run_measure_command, run_measure_model
+    from joulewise.cli.commands import Shown, run_measure_command, run_measure_model
     from joulewise.core.recipe import RunSettings
     from joulewise.core.settings import Usage
 
     if target[0].endswith((".onnx", ".xml")) and len(target) == 1:
         if data is None:
             raise UsageError("to measure a model, give its inputs with --data")
+        if min_grade or idle or csv or prometheus or live:
+            raise UsageError(
+                "--min-grade, --idle, --csv, --prometheus and --live are for commands only"
+            )
         run = RunSettings(runtime=runtime, threads=threads)
         usage = Usage(batch_items=batch)
         run_measure_model(Path(target[0]), data, usage, run, meter, as_json=json, quiet=quiet)
     else:
-        run_measure_command(target, meter, as_json=json)
+        show = Shown(csv=csv, prometheus=prometheus, live=live, as_json=json)
+        run_measure_command(target, meter, min_grade, idle, show)
+
+
+@app.command()
+def compare(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="MODEL MODEL... | 'COMMAND' 'COMMAND'...")
+    ],
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", help="For models: their inputs, as in optimize.")
+    ] = None,
+    batch: Batch = 1,
+    runtime: Annotated[str, typer.Option("--runtime", help="For models.")] = "onnxruntime",
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="For models; default: the runtime's own.")
+    ] = None,
+    warmup: Annotated[
+        int, typer.Option("--warmup", help="For commands: uncounted runs of each.")
+    ] = 1,
+    ignore_failure: Annotated[
+        bool, typer.Option("--ignore-failure", help="For commands: exit codes do not matter.")
+    ] = False,
+    show_output: Annotated[
+        bool, typer.Option("--show-output", help="For commands: let it through, to stderr.")
+    ] = False,
+    precision: Annotated[
+        float, typer.Option("--precision", help="End when ratios are known to so many percent.")
+    ] = 2.0,
+    max_rounds: Annotated[
+        int, typer.Option("--max-rounds", help="End after so many runs of each; 5 or more.")
+    ] = 30,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option("--max-minutes", help="End after so long, but not before 5 rounds."),
+    ] = None,
+    confidence: Confidence = 95.0,
+    seed: Seed = 0,
+    meter: Meter = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the record to this JSON file.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell which of several models, or commands, needs fewer joules than the first."""
+    from joulewise.cli.compare import Shown, are_models, run_compare_commands, run_compare_models
+    from joulewise.comparison import Conduct, Terms
+    from joulewise.core.recipe import RunSettings
+    from joulewise.core.settings import Usage
+
+    terms = Terms(
+        precision_ratio=precision / 100,
+        max_rounds=max_rounds,
+        max_s=None if max_minutes is None else 60 * max_minutes,
+        confidence=confidence / 100,
+        seed=seed,
+    )
+    show = Shown(output=output, as_json=json, quiet=quiet)
+    if are_models(targets, data):
+        run, usage = RunSettings(runtime=runtime, threads=threads), Usage(batch_items=batch)
+        run_compare_models(targets, str(data), usage, run, terms, meter, show)
+    else:
+        conduct = Conduct(
+            warm_up_runs=warmup, ignore_failure=ignore_failure, show_output=show_output
+        )
+        run_compare_commands(targets, conduct, terms, meter, show)
 
 
 @app.command()

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import typer
 
 from joulewise import pipeline
-from joulewise.cli.progress import Terminal
+from joulewise.cli.progress import Terminal, live_line
 from joulewise.core.claim import Check
-from joulewise.core.energy import Interval, Measurement
+from joulewise.core.energy import Grade, Interval, Measurement, Part
 from joulewise.core.errors import JoulewiseError
 from joulewise.core.recipe import RunSettings
 from joulewise.core.records import to_json
 from joulewise.core.settings import Settings, Usage
-from joulewise.meter.command import measure_command
-from joulewise.report import text
+from joulewise.meter.command import CommandMeasurement, measure_command
+from joulewise.report import series, text
 from joulewise.report.verdict import verdict_lines
 
-__all__ = ["run_measure_command", "run_measure_model", "run_optimize", "run_verify"]
+__all__ = ["Shown", "run_measure_command", "run_measure_model", "run_optimize", "run_verify"]
 
 
 class InterruptedRunError(JoulewiseError):
@@ -110,24 +114,84 @@ def run_measure_model(
     typer.echo(_sensor_line(measurement))
 
 
-def run_measure_command(argv: list[str], meter: str | None, *, as_json: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Where the joules of a command go, beside stderr.
+
+    Args:
+        csv: file that gets one more row.
+        prometheus: file whose counters grow.
+        live: show them while the command runs, where stderr is a terminal.
+        as_json: print them as JSON on stdout instead.
+    """
+
+    csv: Path | None
+    prometheus: Path | None
+    live: bool
+    as_json: bool
+
+
+def run_measure_command(
+    argv: list[str], meter: str | None, min_grade: str | None, idle_s: float, show: Shown
+) -> None:
     """Run a command, its output untouched, and report its joules; ends with its exit code."""
-    found = measure_command(argv, meter_name=meter)
-    measurement = found.measurement
-    if as_json:
-        record = {"argv": argv, "exit_code": found.exit_code, **_measurement_record(measurement)}
-        typer.echo(to_json(record))
+    series.check(show.csv, show.prometheus)
+    with live_line(meter) if show.live and sys.stderr.isatty() else nullcontext():
+        grade = cast("Grade | None", min_grade)  # checked where it is used
+        found = measure_command(argv, meter_name=meter, min_grade=grade, idle_s=idle_s)
+    if show.as_json:
+        typer.echo(to_json(_command_record(found)))
     else:
-        block = measurement.blocks[0]
-        lines = [
-            f"command  {shlex.join(argv)} (exit code {found.exit_code})",
-            _energy_line(measurement, "in all"),
-            f"time     {text.seconds(block.seconds)}, CPU time {text.seconds(block.cpu_s)}",
-            _sensor_line(measurement),
-        ]
         sys.stdout.flush()
-        typer.echo("\n".join(lines), err=True)
+        typer.echo("\n".join(_command_lines(found)), err=True)
+    result = series.Result(
+        name=shlex.join(argv), parts=found.parts, exit_code=found.exit_code, at=datetime.now(UTC)
+    )
+    if show.csv is not None:
+        series.append_csv(show.csv, result)
+    if show.prometheus is not None:
+        series.write_prometheus(show.prometheus, result)
     raise typer.Exit(found.exit_code)
+
+
+def _command_lines(found: CommandMeasurement) -> list[str]:
+    block = found.measurement.blocks[0]
+    return [
+        f"command  {shlex.join(found.argv)} (exit code {found.exit_code})",
+        *(f"{_energy_line(part, 'in all')}{_idle_words(part)}" for part in found.parts),
+        f"time     {text.seconds(block.seconds)}, CPU time {text.seconds(block.cpu_s)}",
+        *(_sensor_line(part) for part in found.parts),
+    ]
+
+
+def _command_record(found: CommandMeasurement) -> dict[str, object]:
+    return {
+        "argv": found.argv,
+        "exit_code": found.exit_code,
+        **_measurement_record(found.measurement),
+        "idle_left_out_j": found.measurement.idle_j,
+        "idle_left_out_ratio": _idle_ratio(found.measurement),
+        "others": [
+            {**_measurement_record(part), "idle_left_out_j": part.idle_j} for part in found.others
+        ],
+    }
+
+
+def _idle_words(part: Part) -> str:
+    """Return how much of the gross joules is idle power, which net leaves out."""
+    if part.idle_j is None:
+        return "; idle power is not known: watch it first with --idle 5"
+    return (
+        f"; net leaves out {text.joules(part.idle_j)} of idle power, "
+        f"{text.percent(_idle_ratio(part))} of gross"
+    )
+
+
+def _idle_ratio(part: Part) -> float | None:
+    """Return the share of gross joules that is idle power, in [0, 1]; None where unknown."""
+    if part.idle_j is None or part.gross_j is None or part.gross_j.central <= 0:
+        return None
+    return min(1.0, part.idle_j / part.gross_j.central)
 
 
 def _energy_line(measurement: Measurement, what: str) -> str:

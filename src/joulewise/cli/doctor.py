@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -11,14 +13,20 @@ import typer
 
 from joulewise import __version__
 from joulewise.compress.passes import PASSES
-from joulewise.core.errors import MissingExtraError
+from joulewise.core.energy import Component, Grade, Sensor
+from joulewise.core.errors import JoulewiseError, MissingExtraError, one_line
 from joulewise.core.host import Host, read_host
 from joulewise.core.records import to_json
 from joulewise.core.registry import Registry
 from joulewise.export.program import RUNTIMES
-from joulewise.meter.table import MeterStatus, probe_meters
+from joulewise.meter.interleave import least_block_s
+from joulewise.meter.table import BY_NAME_ONLY, MeterStatus, open_meter, probe_meters
+from joulewise.report.text import joules, seconds
 
 PLOT_PACKAGES = ("altair", "vl_convert")
+
+COMPONENTS: Mapping[Component, str] = {"cpu": "CPU", "gpu": "GPU", "machine": "whole machine"}
+"""What meters measure, and how it is printed."""
 
 __all__ = ["Finding", "Report", "diagnose", "run_doctor"]
 
@@ -33,6 +41,8 @@ class Finding:
         works: whether it works here.
         detail: what it is, its version or grade.
         fix: one line that makes it work, None where it works.
+        sensor: what a meter that works here is; None for all else.
+        shortest_window_s: shortest good window of that meter, s; 0 where any length is good.
     """
 
     kind: str
@@ -40,35 +50,54 @@ class Finding:
     works: bool
     detail: str
     fix: str | None
+    sensor: Sensor | None = None
+    shortest_window_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All findings, and whether the main job can be done here."""
+    """All findings, and whether the main job can be done here.
+
+    Args:
+        version: of joulewise.
+        host: this machine.
+        best_grade: grade of the meter that is chosen unasked; None where there is none.
+        best_grades: best grade of each component; None where it has no meter that works.
+        ready: whether a model can be optimized here.
+        findings: everything that was looked at.
+    """
 
     version: str
     host: Host
     best_grade: str | None
+    best_grades: Mapping[Component, Grade | None]
     ready: bool
     findings: tuple[Finding, ...]
 
 
 def diagnose() -> Report:
     """Look at this machine."""
-    meters = probe_meters()
+    states = probe_meters()
+    meters = tuple(_meter(status) for status in states)
     findings = (
-        *(_meter(status) for status in meters),
+        *meters,
         *_registered("runtime", RUNTIMES),
         *_registered("pass", PASSES),
         _plots(),
     )
-    grades = sorted(m.grade for m in meters if m.reason is None and m.grade is not None)
+    working = [state for state, meter in zip(states, meters, strict=True) if meter.works]
+    unasked = [
+        state.grade
+        for state in working
+        if state.component != "gpu" and state.name not in BY_NAME_ONLY
+    ]
     usable = {finding.kind for finding in findings if finding.works}
     return Report(
         version=__version__,
         host=read_host(),
-        best_grade=grades[0] if grades else None,
-        ready={"meter", "runtime", "pass"} <= usable,
+        best_grade=unasked[0] if unasked else None,
+        best_grades=_best_grades(working),
+        ready=bool(unasked) and {"runtime", "pass"} <= usable,
         findings=findings,
     )
 
@@ -91,6 +120,10 @@ def _print(report: Report) -> None:
         typer.echo(f"{mark}  {finding.kind:8} {finding.name:13} {finding.detail}")
         if finding.fix is not None:
             typer.echo(f"{'':26} {finding.fix}")
+        if finding.sensor is not None:
+            typer.echo(f"{'':26} {_described(finding.sensor)}")
+    best = (f"{text} {report.best_grades[part] or 'none'}" for part, text in COMPONENTS.items())
+    typer.echo(f"best grade of joules here: {', '.join(best)}")
     if report.ready:
         typer.echo(f"ready: joules of grade {report.best_grade}; try: joulewise demo")
     else:
@@ -98,14 +131,44 @@ def _print(report: Report) -> None:
 
 
 def _meter(status: MeterStatus) -> Finding:
+    sensor, reason = None, status.reason
+    if reason is None:
+        try:
+            with closing(open_meter([os.getpid()], name=status.name)) as meter:
+                sensor = meter.sensor
+        except JoulewiseError as error:
+            reason = one_line(error)
     grade = f"grade {status.grade}: " if status.grade else ""
     return Finding(
         kind="meter",
         name=status.name,
-        works=status.reason is None,
+        works=reason is None,
         detail=f"{grade}{status.summary}",
-        fix=status.reason,
+        fix=reason,
+        sensor=sensor,
+        shortest_window_s=None if sensor is None else least_block_s(sensor),
     )
+
+
+def _best_grades(working: Sequence[MeterStatus]) -> dict[Component, Grade | None]:
+    """Return the best grade of each component; meters come best first."""
+    return {
+        part: next((state.grade for state in working if state.component == part), None)
+        for part in COMPONENTS
+    }
+
+
+def _described(sensor: Sensor) -> str:
+    """Say what a sensor can tell apart."""
+    parts = [f"rails {', '.join(sensor.rails)}"]
+    if sensor.resolution_j is not None:
+        parts.append(f"steps of {joules(sensor.resolution_j)}")
+    if sensor.update_period_s is None:
+        parts.append("always up to date, so any window is good")
+    else:
+        parts.append(f"updated every {seconds(sensor.update_period_s)}")
+        parts.append(f"good windows from {seconds(least_block_s(sensor))}")
+    return "; ".join(parts)
 
 
 def _registered(kind: str, table: Registry[object]) -> Iterable[Finding]:

@@ -10,11 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["Block", "Grade", "Interval", "Measurement", "Meter", "Reading", "Sensor", "Timing"]
+__all__ = [
+    "Block",
+    "Component",
+    "Grade",
+    "Interval",
+    "Measurement",
+    "Meter",
+    "Part",
+    "Reading",
+    "Sensor",
+    "Timing",
+]
 
 Grade = Literal["A", "B", "C", "D", "E"]
 """A external meter, B hardware counter, C calibrated estimate, D estimate from CPU time and a
 sourced power table, E predicted from operation counts."""
+
+Component = Literal["cpu", "gpu", "machine"]
+"""What a meter's joules are of: the processors, the graphics cards, or everything together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,3 +189,31 @@ class Measurement:
             central=central,
             high=central * self.sensor.high_ratio,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(Measurement):
+    """What one meter saw of a program, among the meters of its other components.
+
+    Args:
+        component: what the joules are of.
+    """
+
+    component: Component
+
+    @property
+    def net_j(self) -> Interval | None:
+        """Joules of all items above idle, with the sensor's band; None where idle is unknown."""
+        per_item = self.net_j_per_item
+        return None if per_item is None else per_item.scaled(self.items)
+
+    @property
+    def gross_j(self) -> Interval | None:
+        """Joules of all items, idle included, with the sensor's band; None if idle is unknown."""
+        per_item = self.gross_j_per_item
+        return None if per_item is None else per_item.scaled(self.items)
+
+    @property
+    def idle_j(self) -> float | None:
+        """Joules of idle power that are in gross and left out of net; None where unknown."""
+        return None if self.idle_w is None else self.idle_w * self._seconds

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from joulewise.core.energy import Grade, Reading, Sensor
+from joulewise.core.energy import Component, Grade, Reading, Sensor
 from joulewise.core.host import Host
 from joulewise.meter.power_table import INSTRUCTION_MIX_SPREAD_RATIO, PowerRow, power_of
 from joulewise.meter.processes import PROC, ProcessTree, process_cpu_s
@@ -49,12 +49,14 @@ class CpuTimeMeter:
         host: the machine; decides the row of the power table.
         proc: where the proc file system is; another folder in tests.
         clock: reads the CPU time of one process, s.
+        now: monotonic time, s; another function in tests.
 
     Raises:
         SensorError: a process does not exist.
     """
 
     grade: ClassVar[Grade] = "D"
+    component: ClassVar[Component] = "cpu"
     probe: ClassVar[Callable[[], str | None]] = staticmethod(probe)
 
     def __init__(
@@ -64,7 +66,9 @@ class CpuTimeMeter:
         host: Host,
         proc: Path = PROC,
         clock: Callable[[int], float] = process_cpu_s,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now = now
         self._row = power_of(host)
         self._tree = ProcessTree(pids, proc=proc, clock=clock)
         self.sensor = cpu_time_sensor(self._row)
@@ -85,7 +89,7 @@ class CpuTimeMeter:
 
     def read(self) -> Reading:
         """Return the estimated joules since the processes started."""
-        return Reading(time_s=time.monotonic(), rails_j={RAIL: self.joules_of(self.cpu_s())})
+        return Reading(time_s=self._now(), rails_j={RAIL: self.joules_of(self.cpu_s())})
 
     def close(self) -> None:
         """Do nothing: no resource is held between readings."""

@@ -7,20 +7,34 @@ them cancels what is slow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from joulewise.core.claim import Ratio
-from joulewise.core.energy import Block, Measurement, Meter, Timing
+from joulewise.core.energy import Block, Measurement, Meter, Sensor, Timing
 from joulewise.core.errors import SensorError
 from joulewise.core.statistics import paired_ratio
 from joulewise.meter.noise import read_load, warnings_of
 
-__all__ = ["Plan", "Runnable", "block_joules_per_item", "interleave", "ratio_of"]
+__all__ = [
+    "Plan",
+    "Runnable",
+    "Subject",
+    "Taken",
+    "block_joules_per_item",
+    "interleave",
+    "least_block_s",
+    "ratio_of",
+    "take_rounds",
+]
+
+Taken = tuple[Block, Timing]
+"""One block as the meter saw it and as the program itself saw it."""
 
 MIN_UPDATES_PER_BLOCK = 100
 """Counter updates in one block at the least (design, rules of measurement, 4)."""
@@ -52,22 +66,38 @@ class Plan:
     """How much to measure.
 
     Args:
-        rounds: blocks per program, >= 2.
+        rounds: blocks per program at the most, >= 2.
         block_s: length of a block, s.
         warm_up_s: most time spent on one program until its rate is flat, s.
         seed: of the order within each round.
+        mirrored: every second round runs in the reverse order of the one before, so that a steady
+            drift cancels even where a few rounds happen to be drawn in the same order.
     """
 
     rounds: int
     block_s: float
     warm_up_s: float = 1.0
     seed: int = 0
+    mirrored: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What blocks are taken of: `take` runs one and reads `meter` around it."""
+
+    meter: Meter
+    take: Callable[[], Taken]
+
+
+Enough = Callable[[Mapping[str, Measurement]], bool]
+"""Asked after each round with all that was measured so far: may it end here?"""
 
 
 def interleave(
     programs: Mapping[str, Runnable],
     open_meter: Callable[[Sequence[int]], Meter],
     plan: Plan,
+    enough: Enough | None = None,
 ) -> dict[str, Measurement]:
     """Run every program once per round, in random order, and return a Measurement of each.
 
@@ -76,6 +106,7 @@ def interleave(
         open_meter: opens a meter for process ids; readings are taken right before and after
             each block.
         plan: how much to measure.
+        enough: ends it before the last round; None takes all rounds.
 
     Raises:
         SensorError: the meter failed or gave no joules for a whole block.
@@ -85,19 +116,33 @@ def interleave(
         for name, program in programs.items():
             meters[name] = open_meter([program.pid])
             stack.callback(meters[name].close)
-        batches = {
-            name: _warm_up(program, _block_s(plan, meters[name]), plan.warm_up_s)
-            for name, program in programs.items()
-        }
-        order = np.random.default_rng(plan.seed)
-        taken: dict[str, list[tuple[Block, Timing]]] = {name: [] for name in programs}
-        before = read_load()
-        for _ in range(plan.rounds):
-            for name in order.permutation(sorted(programs)):
-                taken[name].append(_measured(programs[name], meters[name], batches[name]))
-        own_s = sum(timing.cpu_s for blocks in taken.values() for _, timing in blocks)
-        warnings = warnings_of(before, read_load(), own_s)
-        return {name: _measurement(meters[name], taken[name], warnings) for name in programs}
+        subjects: dict[str, Subject] = {}
+        for name, program in programs.items():
+            batches = _warm_up(program, _block_s(plan, meters[name]), plan.warm_up_s)
+            take = partial(_measured, program, meters[name], batches)
+            subjects[name] = Subject(meter=meters[name], take=take)
+        return take_rounds(subjects, plan, enough)
+
+
+def take_rounds(
+    subjects: Mapping[str, Subject], plan: Plan, enough: Enough | None = None
+) -> dict[str, Measurement]:
+    """Take one block of every subject per round, in random order; return a Measurement of each.
+
+    Args:
+        subjects: name -> warmed-up subject.
+        plan: how many rounds at the most, and the seed of the order.
+        enough: ends it before the last round; None takes all rounds.
+    """
+    taken: dict[str, list[Taken]] = {name: [] for name in subjects}
+    before = read_load()
+    for order in _orders(sorted(subjects), plan):
+        for name in order:
+            taken[name].append(subjects[name].take())
+        if enough is not None and enough(_measurements(subjects, taken, ())):
+            break
+    own_s = sum(timing.cpu_s for blocks in taken.values() for _, timing in blocks)
+    return _measurements(subjects, taken, warnings_of(before, read_load(), own_s))
 
 
 def ratio_of(
@@ -150,8 +195,22 @@ def block_joules_per_item(measurement: Measurement, objective: str) -> list[floa
     return joules
 
 
+def _orders(names: Sequence[str], plan: Plan) -> Iterator[Sequence[str]]:
+    random = np.random.default_rng(plan.seed)
+    order: Sequence[str] = names
+    for number in range(plan.rounds):
+        mirror = plan.mirrored and number % 2 == 1
+        order = order[::-1] if mirror else [str(name) for name in random.permutation(names)]
+        yield order
+
+
+def least_block_s(sensor: Sensor) -> float:
+    """Return how long a block must be at the least for `sensor`, s."""
+    return MIN_UPDATES_PER_BLOCK * (sensor.update_period_s or 0.0)
+
+
 def _block_s(plan: Plan, meter: Meter) -> float:
-    return max(plan.block_s, MIN_UPDATES_PER_BLOCK * (meter.sensor.update_period_s or 0.0))
+    return max(plan.block_s, least_block_s(meter.sensor))
 
 
 def _warm_up(program: Runnable, block_s: float, limit_s: float) -> int:
@@ -168,7 +227,7 @@ def _warm_up(program: Runnable, block_s: float, limit_s: float) -> int:
         batches = max(1, min(batches * 4, round(rate * block_s / 2)))
 
 
-def _measured(program: Runnable, meter: Meter, batches: int) -> tuple[Block, Timing]:
+def _measured(program: Runnable, meter: Meter, batches: int) -> Taken:
     before = meter.read()
     timing = program.block(batches)
     after = meter.read()
@@ -181,9 +240,18 @@ def _measured(program: Runnable, meter: Meter, batches: int) -> tuple[Block, Tim
     return block, timing
 
 
-def _measurement(
-    meter: Meter, taken: Sequence[tuple[Block, Timing]], warnings: tuple[str, ...]
-) -> Measurement:
+def _measurements(
+    subjects: Mapping[str, Subject],
+    taken: Mapping[str, Sequence[Taken]],
+    warnings: tuple[str, ...],
+) -> dict[str, Measurement]:
+    return {
+        name: _measurement(subject.meter, taken[name], warnings)
+        for name, subject in subjects.items()
+    }
+
+
+def _measurement(meter: Meter, taken: Sequence[Taken], warnings: tuple[str, ...]) -> Measurement:
     return Measurement(
         sensor=meter.sensor,
         blocks=tuple(block for block, _ in taken),

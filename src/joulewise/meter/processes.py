@@ -66,7 +66,7 @@ class ProcessTree:
         clock: reads the CPU time of one process, s; raises OSError where it is gone.
 
     Raises:
-        SensorError: a root does not exist.
+        SensorError: a root does not exist, or its CPU time may not be read.
     """
 
     def __init__(
@@ -81,9 +81,14 @@ class ProcessTree:
         self._tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
         self._started = {pid: self._root_start(pid) for pid in _outermost(pids, proc)}
         self._most_s = dict.fromkeys(self._started, 0.0)
+        self.cpu_s()  # a root that ends before the first reading keeps this one
 
     def cpu_s(self) -> float:
-        """Return the CPU time since the roots started, s; a root that ended keeps its last one."""
+        """Return the CPU time since the roots started, s; a root that ended keeps its last one.
+
+        Raises:
+            SensorError: the CPU time of a process may not be read.
+        """
         children = _children_of(self._proc)
         for pid, start_ticks in self._started.items():
             stat = _read_stat(self._proc, pid)
@@ -99,6 +104,10 @@ class ProcessTree:
         stat = _read_stat(self._proc, pid)
         try:
             own_s = self._clock(pid)
+        except PermissionError as error:
+            raise SensorError(
+                f"may not read the CPU time of process {pid}; run as its user or as root"
+            ) from error
         except OSError:
             return 0.0
         return own_s + (stat.reaped_ticks * self._tick_s if stat is not None else 0.0)
@@ -132,8 +141,11 @@ def _walk(root: int, children: Children) -> Iterator[int]:
 
 def _children_of(proc: Path) -> Children:
     """Return how to find the children of a process: the kernel's lists, else a scan of all."""
-    own = os.getpid() if (proc / str(os.getpid())).exists() else None
-    listed = any(proc.glob(f"{own or '[0-9]*'}/task/*/children"))
+    own = proc / str(os.getpid())
+    if own.exists():
+        listed = (own / "task" / own.name / "children").exists()
+    else:
+        listed = any(proc.glob("[0-9]*/task/*/children"))
     if listed:
         return lambda pid: _listed_children(proc, pid)
     table = _scanned_children(proc)
@@ -141,11 +153,20 @@ def _children_of(proc: Path) -> Children:
 
 
 def _listed_children(proc: Path, pid: int) -> tuple[int, ...]:
-    """Read the children of every thread of a process; none once it has vanished."""
+    """Read the children of every thread of a process; none once it has vanished.
+
+    Without pathlib, as this is most of what a reading of a program with many threads costs.
+    """
     found: list[int] = []
-    for path in proc.glob(f"{pid}/task/*/children"):
+    tasks = f"{proc}/{pid}/task"
+    try:
+        threads = os.listdir(tasks)  # noqa: PTH208
+    except OSError:
+        return ()
+    for thread in threads:
         try:
-            found.extend(int(word) for word in path.read_text().split())
+            with open(f"{tasks}/{thread}/children", "rb", buffering=0) as stream:  # noqa: PTH123
+                found.extend(map(int, stream.read().split()))
         except OSError:
             continue
     return tuple(found)

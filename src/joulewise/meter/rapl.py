@@ -5,9 +5,11 @@ a subzone by path but not part of the package's counter. Never in the total: ``c
 (inside the package), ``psys`` (the whole board, packages included), the ``intel-rapl-mmio`` copies
 of the same counters, and packages that the kernel lists twice.
 
-Invariant: a reading never falls. A counter that wraps is carried on from its range; a backward step
-that would need more than PLAUSIBLE_W is a reset and raises. As a counter may wrap within minutes, a
-daemon thread reads it often enough that no wrap is missed, however long the caller waits.
+Invariant: a reading never falls. A counter that wraps is carried on from its range. A step, forward
+or over a wrap, that would need more than PLAUSIBLE_W is a reset or a suspension: it raises, then
+and at every later reading, because what was counted in between is lost for good. As a counter may
+wrap within minutes, a daemon thread reads it often enough that no wrap is missed, however long the
+caller waits.
 
 Source: Linux Documentation/power/powercap/powercap.rst; Intel SDM vol. 3B section 14.10.
 """
@@ -18,11 +20,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from joulewise.core.energy import Grade, Meter, Reading, Sensor
+from joulewise.core.energy import Component, Grade, Meter, Reading, Sensor
 from joulewise.core.errors import SensorError, UsageError
 from joulewise.core.host import Host
 
@@ -153,6 +156,7 @@ class RaplMeter:
     """
 
     grade: ClassVar[Grade] = "B"
+    component: ClassVar[Component] = "cpu"
     probe: ClassVar[Callable[[], str | None]] = staticmethod(probe)
 
     def __init__(
@@ -168,6 +172,7 @@ class RaplMeter:
         self._time_s = clock()
         self._last_uj = {zone.rail: _read_uj(zone.path, read) for zone in self._zones}
         self._total_uj = dict.fromkeys(self._last_uj, 0)
+        self._lost: str | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self.idle_w: float | None = None
@@ -183,16 +188,24 @@ class RaplMeter:
         """Return the joules of each rail since the meter was opened.
 
         Raises:
-            SensorError: a counter vanished, became unreadable or was reset.
+            SensorError: a counter vanished or is unreadable; or one was reset since the meter was
+                opened, which no later reading can mend.
         """
         with self._lock:
+            if self._lost is not None:
+                raise SensorError(self._lost)
             time_s = self._clock()
-            allowed_j = PLAUSIBLE_W * (time_s - self._time_s + LAG_S)
             fresh_uj = {zone.rail: _read_uj(zone.path, self._read_text) for zone in self._zones}
+            # asked again: this thread may have stood still between the clock and the counters
+            allowed_j = PLAUSIBLE_W * (self._clock() - self._time_s + LAG_S)
             steps_uj = {
-                zone.rail: _step_uj(zone, self._last_uj[zone.rail], fresh_uj[zone.rail], allowed_j)
+                zone.rail: _step_uj(zone, self._last_uj[zone.rail], fresh_uj[zone.rail])
                 for zone in self._zones
             }
+            for rail, step_uj in steps_uj.items():
+                if not 0 <= step_uj * 1e-6 <= allowed_j:
+                    self._lost = _loss(rail, self._last_uj[rail], fresh_uj[rail])
+                    raise SensorError(self._lost)
             for rail, step_uj in steps_uj.items():
                 self._total_uj[rail] += step_uj
             self._last_uj, self._time_s = fresh_uj, time_s
@@ -208,10 +221,8 @@ class RaplMeter:
         """Read twice within the shortest time in which a counter can wrap, until closed."""
         period_s = min(zone.range_uj for zone in self._zones) * 1e-6 / PLAUSIBLE_W / 2
         while not self._closed.wait(period_s):
-            try:
+            with suppress(SensorError):  # the caller's own next reading raises it again
                 self.read()
-            except SensorError:
-                return  # the caller's own next reading raises it again
 
 
 def rapl_sensor(zones: Sequence[Zone]) -> Sensor:
@@ -236,18 +247,20 @@ def rapl_sensor(zones: Sequence[Zone]) -> Sensor:
     )
 
 
-def _step_uj(zone: Zone, before_uj: int, after_uj: int, allowed_j: float) -> int:
+def _step_uj(zone: Zone, before_uj: int, after_uj: int) -> int:
     """Return the joules between two counter values, over a wrap where there was one, µJ."""
     step_uj = after_uj - before_uj
-    if step_uj >= 0:
-        return step_uj
-    step_uj += zone.range_uj
-    if not 0 <= step_uj * 1e-6 <= allowed_j:
-        raise SensorError(
-            f"the counter {zone.rail} fell from {before_uj} to {after_uj} uJ, which is no wrap "
-            "(was the machine suspended or the driver reloaded?); measure again"
-        )
-    return step_uj
+    return step_uj if step_uj >= 0 else step_uj + zone.range_uj
+
+
+def _loss(rail: str, before_uj: int, after_uj: int) -> str:
+    """Say what happened to a counter whose step no CPU's power explains."""
+    moved = "fell" if after_uj < before_uj else "rose"
+    reason = "is no wrap" if after_uj < before_uj else "no CPU draws in that time"
+    return (
+        f"the counter {rail} {moved} from {before_uj} to {after_uj} uJ, which {reason} "
+        "(was the machine suspended or the driver reloaded?); measure again"
+    )
 
 
 def _zones_of(package: str, folder: Path, read: ReadText) -> Iterator[Zone]:

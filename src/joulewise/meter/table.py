@@ -1,26 +1,48 @@
 """The table of meters, and how the best one that works here is chosen.
 
 Best means best grade; meters of one grade keep the order of the table. A grade never mixes with
-another in one comparison, so the choice is made once per run.
+another in one comparison, so the choice is made once per run. Each meter covers one component: a
+graphics card's counter is never chosen for a program on the CPU.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from joulewise.core.energy import Grade, Meter
+from joulewise.core.energy import Component, Grade, Meter
 from joulewise.core.errors import MissingExtraError, SensorError
 from joulewise.core.host import Host, read_host
 from joulewise.core.registry import Entry, Registry
 from joulewise.meter.rapl import measure_idle_w
+from joulewise.meter.recording import RecordingMeter
 
-__all__ = ["METERS", "MeterStatus", "MeterType", "meter_opener", "open_meter", "probe_meters"]
+__all__ = [
+    "BY_NAME_ONLY",
+    "METERS",
+    "MeterStatus",
+    "MeterType",
+    "meter_opener",
+    "open_meter",
+    "open_meters",
+    "probe_meters",
+]
 
 IDLE_WINDOW_S = 5.0
-"""How long idle power is watched: thousands of updates of a hardware counter."""
+"""How long idle power is watched at the least: thousands of updates of a processor's counter."""
+
+
+BY_NAME_ONLY = frozenset({"battery", "recording"})
+"""Never chosen by themselves: one needs windows of many minutes, the other a file."""
+
+RECORDING = "recording:"
+"""What the name of a log follows."""
+
+PARTS: tuple[Component, ...] = ("cpu", "gpu")
+"""Components whose joules never overlap."""
 
 
 class MeterType(Protocol):
@@ -33,6 +55,11 @@ class MeterType(Protocol):
     @property
     def grade(self) -> Grade:
         """The grade of all its joules."""
+        ...
+
+    @property
+    def component(self) -> Component:
+        """What its joules are of."""
         ...
 
     @property
@@ -52,6 +79,28 @@ METERS: Registry[MeterType] = Registry(
             target="joulewise.meter.rapl:RaplMeter",
             summary="the processor's own joule counters (packages and DRAM), Linux powercap",
         ),
+        "nvml": Entry(
+            target="joulewise.meter.nvml:NvmlMeter",
+            summary="the joule counters of NVIDIA cards",
+            requires=("pynvml",),
+            extra="nvidia",
+        ),
+        "hwmon": Entry(
+            target="joulewise.meter.hwmon:HwmonMeter",
+            summary="the joule counters or power of AMD and Intel cards, Linux hwmon",
+        ),
+        "jetson": Entry(
+            target="joulewise.meter.jetson:JetsonMeter",
+            summary="the input power of an NVIDIA Jetson module, sampled",
+        ),
+        "battery": Entry(
+            target="joulewise.meter.battery:BatteryMeter",
+            summary="what leaves a laptop's battery; slow and coarse, by name only",
+        ),
+        "recording": Entry(
+            target="joulewise.meter.recording:RecordingMeter",
+            summary="an external meter's log, as in --meter recording:plug.csv; by name only",
+        ),
         "cpu-time": Entry(
             target="joulewise.meter.cpu_time:CpuTimeMeter",
             summary="CPU time of the process tree times sourced watts; works in virtual machines",
@@ -69,12 +118,14 @@ class MeterStatus:
         name: name in METERS.
         summary: one line about it.
         grade: grade of its joules; None where its package is not installed.
+        component: what its joules are of; None where its package is not installed.
         reason: why it cannot work here and the fix; None where it works.
     """
 
     name: str
     summary: str
     grade: Grade | None
+    component: Component | None
     reason: str | None
 
 
@@ -99,7 +150,8 @@ def open_meter(
 
     Args:
         pids: the processes to bill, for meters that can tell processes apart.
-        name: name in the table; None takes the best that works here.
+        name: name in the table, or "recording:FILE"; None takes the best that works here and
+            whose joules include the processors'.
         host: the machine; None reads this one.
         table: the meters to choose from.
 
@@ -108,7 +160,9 @@ def open_meter(
         SensorError: the meter, or every meter, cannot work here.
         MissingExtraError: the named meter needs a package that is not installed.
     """
-    chosen = _best(table) if name is None else name
+    if name is not None and name.startswith(RECORDING):
+        return RecordingMeter.named(name.removeprefix(RECORDING))
+    chosen = _best(table, ("cpu", "machine")) if name is None else name
     kind = table.load(chosen)
     reason = kind.probe()
     if reason is not None:
@@ -116,11 +170,43 @@ def open_meter(
     return kind.attach(pids, host or read_host())
 
 
+def open_meters(
+    pids: Sequence[int], *, host: Host | None = None, table: Registry[MeterType] = METERS
+) -> tuple[Meter, ...]:
+    """Open the best meter of each component that has one; the caller closes them.
+
+    The joules of two of them never overlap, but their grades may differ. A meter of the whole
+    machine is opened only where neither the processors nor a graphics card have one.
+
+    Args:
+        pids: the processes to bill, for meters that can tell processes apart.
+        host: the machine; None reads this one.
+        table: the meters to choose from.
+
+    Raises:
+        SensorError: no meter works here.
+    """
+    here = host or read_host()
+    working = [state for state in _candidates(table, PARTS) if state.reason is None]
+    chosen = [
+        next(state.name for state in working if state.component == part)
+        for part in PARTS
+        if any(state.component == part for state in working)
+    ]
+    with ExitStack() as opened:
+        meters = []
+        for name in chosen or [_best(table, ("cpu", "gpu", "machine"))]:
+            meters.append(open_meter(pids, name=name, host=here, table=table))
+            opened.callback(meters[-1].close)
+        opened.pop_all()
+    return tuple(meters)
+
+
 def meter_opener(name: str | None, host: Host) -> Callable[[Sequence[int]], Meter]:
     """Return what opens the same kind of meter again and again, its idle power known.
 
-    A counter that includes idle power is watched for IDLE_WINDOW_S first, so the machine should
-    do nothing else then.
+    A counter that includes idle power is watched first, for IDLE_WINDOW_S or a good window if that
+    is longer, so the machine should do nothing else then.
 
     Args:
         name: name in METERS; None takes the best that works here.
@@ -131,9 +217,11 @@ def meter_opener(name: str | None, host: Host) -> Callable[[Sequence[int]], Mete
         SensorError: the meter, or every meter, cannot work here.
     """
     first = open_meter([os.getpid()], name=name, host=host)
-    chosen, idle_w = first.sensor.name, first.idle_w
+    chosen, idle_w = name or first.sensor.name, first.idle_w
     if idle_w is None:
-        idle_w = measure_idle_w(first, IDLE_WINDOW_S)
+        from joulewise.meter.interleave import least_block_s  # brings SciPy, which others can spare
+
+        idle_w = measure_idle_w(first, max(IDLE_WINDOW_S, least_block_s(first.sensor)))
     first.close()
 
     def opener(pids: Sequence[int]) -> Meter:
@@ -144,8 +232,9 @@ def meter_opener(name: str | None, host: Host) -> Callable[[Sequence[int]], Mete
     return opener
 
 
-def _best(table: Registry[MeterType]) -> str:
-    states = probe_meters(table)
+def _best(table: Registry[MeterType], components: Sequence[Component]) -> str:
+    """Return the best meter of the components; raises SensorError where none works here."""
+    states = _candidates(table, components)
     for state in states:
         if state.reason is None:
             return state.name
@@ -153,10 +242,29 @@ def _best(table: Registry[MeterType]) -> str:
     raise SensorError(f"no meter works here ({reasons})")
 
 
+def _candidates(
+    table: Registry[MeterType], components: Sequence[Component]
+) -> tuple[MeterStatus, ...]:
+    """Return the meters of the components that may be chosen unasked, best grade first."""
+    return tuple(
+        state
+        for state in probe_meters(table)
+        if state.name not in BY_NAME_ONLY and state.component in (*components, None)
+    )
+
+
 def _status(name: str, table: Registry[MeterType]) -> MeterStatus:
     summary = table[name].summary
     try:
         kind = table.load(name)
     except MissingExtraError as error:
-        return MeterStatus(name=name, summary=summary, grade=None, reason=str(error))
-    return MeterStatus(name=name, summary=summary, grade=kind.grade, reason=kind.probe())
+        return MeterStatus(
+            name=name, summary=summary, grade=None, component=None, reason=str(error)
+        )
+    return MeterStatus(
+        name=name,
+        summary=summary,
+        grade=kind.grade,
+        component=kind.component,
+        reason=kind.probe(),
+    )

@@ -1,0 +1,136 @@
+"""Turn counters and power sensors of any kind into joules per rail that never fall.
+
+A counter is read when asked; a power sensor has no memory, so a daemon thread samples it and the
+trapezoid between samples is added up.
+
+Invariants: a reading never falls; a counter that fell, a power below zero and a thread that was
+held up for more than MAX_LATE_PERIODS are errors, never zeros. After an error every later reading
+raises it again, as what was spent in between is lost.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from joulewise.core.energy import Reading
+from joulewise.core.errors import SensorError
+
+__all__ = ["MAX_LATE_PERIODS", "Rail", "RailReader"]
+
+MAX_LATE_PERIODS = 20
+"""Sampling periods between two samples above which the integral is refused: a judgement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rail:
+    """One quantity of a sensor.
+
+    Args:
+        name: name of the rail.
+        unit: "J" for a counter, "W" for a power that is sampled.
+        read: its value now; raises SensorError where it cannot be read.
+    """
+
+    name: str
+    unit: Literal["J", "W"]
+    read: Callable[[], float]
+
+
+class RailReader:
+    """Add joules up per rail since it was opened.
+
+    Args:
+        rails: the rails, each once.
+        period_s: time between samples of a thread, s; None where nothing needs sampling.
+        clock: monotonic time, s; another function in tests.
+
+    Raises:
+        SensorError: a rail cannot be read.
+    """
+
+    def __init__(
+        self,
+        rails: Sequence[Rail],
+        *,
+        period_s: float | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rails = tuple(rails)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._fault: SensorError | None = None
+        self._total_j = dict.fromkeys((rail.name for rail in rails), 0.0)
+        self._time_s = clock()
+        self._last = {rail.name: _value(rail) for rail in rails}
+        sampled = any(rail.unit == "W" for rail in rails)
+        self._late_s = MAX_LATE_PERIODS * period_s if period_s and sampled else math.inf
+        if period_s is not None:
+            self._period_s = period_s
+            threading.Thread(target=self._sample, name="joulewise-rails", daemon=True).start()
+
+    def read(self) -> Reading:
+        """Return the joules of each rail since the reader was opened.
+
+        Raises:
+            SensorError: a rail vanished, fell or was not sampled in time, now or before.
+        """
+        with self._lock:
+            if self._fault is not None:
+                raise self._fault
+            try:
+                return self._read()
+            except SensorError as error:
+                self._fault = error
+                raise
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+
+    def _read(self) -> Reading:
+        time_s = self._clock()
+        passed_s = time_s - self._time_s
+        if passed_s > self._late_s:
+            raise SensorError(
+                f"power was not sampled for {passed_s:.1f} s, so its joules are unknown; "
+                "stop other work on this machine and measure again"
+            )
+        fresh = {rail.name: _value(rail) for rail in self._rails}
+        steps_j = {rail.name: self._step_j(rail, fresh, passed_s) for rail in self._rails}
+        for name, step_j in steps_j.items():
+            self._total_j[name] += step_j
+        self._last, self._time_s = fresh, time_s
+        return Reading(time_s=time_s, rails_j=dict(self._total_j))
+
+    def _step_j(self, rail: Rail, fresh: dict[str, float], passed_s: float) -> float:
+        """Return the joules of a rail since the last reading."""
+        before, after = self._last[rail.name], fresh[rail.name]
+        if rail.unit == "W":
+            return (before + after) / 2 * passed_s
+        if after < before:
+            raise SensorError(
+                f"the counter {rail.name} fell from {before:.3f} to {after:.3f} J (was its driver "
+                "reloaded, or the machine suspended?); measure again"
+            )
+        return after - before
+
+    def _sample(self) -> None:
+        while not self._closed.wait(self._period_s):
+            try:
+                self.read()
+            except SensorError:
+                return  # the caller's next reading raises it again
+
+
+def _value(rail: Rail) -> float:
+    """Return a rail's value; a power below zero is implausible."""
+    value = rail.read()
+    if rail.unit == "W" and value < 0:
+        raise SensorError(f"{rail.name} shows {value:.3f} W; a load cannot draw less than 0 W")
+    return value
