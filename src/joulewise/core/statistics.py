@@ -34,8 +34,8 @@ Floats = NDArray[np.float64]
 NUISANCE_ERROR = 1e-4
 """Share of the error spent on confining the rate of changed answers (Berger and Boos 1994)."""
 
-BOUND_PRECISION = 2e-6
-"""How closely a bound is found; a fiftieth of the smallest step that is printed."""
+BOUND_PRECISION = 1e-6
+"""How closely a bound is found: a hundredth of the smallest step that is printed."""
 
 NUISANCE_POINTS = 48
 """Rates of changed answers at which the worst case is looked for."""
@@ -161,7 +161,7 @@ def lower_bound(gained: int, lost: int, items: int, confidence: float) -> float:
     inner = max(-estimate, 1e-9)
     if noninferiority_p_value(gained, lost, items, inner) <= error:
         return -inner
-    while outer - inner >= 1e-6:
+    while outer - inner >= BOUND_PRECISION:
         middle = (inner + outer) / 2.0
         if noninferiority_p_value(gained, lost, items, middle) <= error:
             outer = middle
