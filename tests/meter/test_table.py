@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -45,6 +46,34 @@ class BrokenMeter:
     @classmethod
     def attach(cls, pids: Sequence[int], host: Host) -> Meter:
         raise AssertionError(f"opened on {pids} of {host.short}")
+
+
+class MuteMeter:
+    grade: Grade = "A"
+    probe = BrokenMeter.probe
+    attach = BrokenMeter.attach
+
+
+@dataclass(frozen=True)
+class Cable:
+    argument: str
+    grade: Grade = "A"
+
+    def probe(self) -> str | None:
+        return None if self.argument else "unplugged"
+
+    def attach(self, pids: Sequence[int], host: Host) -> Meter:
+        meter = CpuTimeMeter(pids, host=host)
+        meter.sensor = replace(meter.sensor, name=self.argument)
+        return meter
+
+
+class CableMeter(BrokenMeter):
+    named = Cable
+
+    @staticmethod
+    def probe() -> str | None:
+        return "name one"
 
 
 def table(**rows: Entry) -> Registry[MeterType]:
@@ -128,8 +157,32 @@ def test_a_meter_of_the_machine_includes_the_cpu() -> None:
 
 
 def test_battery_and_recording_are_never_chosen_by_themselves() -> None:
-    meters = table(battery=MACHINE, recording=MACHINE, estimate=ESTIMATE)
-    assert not isinstance(open_meter([os.getpid()], table=meters), MachineMeter)
+    states = {state.name: state for state in probe_meters()}
+    assert states["battery"].by_name_only
+    assert states["recording"].by_name_only
+    assert not states["rapl"].by_name_only
+
+
+def test_kind_that_takes_an_argument_is_opened_with_it_and_never_unasked() -> None:
+    meters = table(cable=row("CableMeter"), estimate=ESTIMATE)
+    assert open_meter([os.getpid()], name="cable:a:b", table=meters).sensor.name == "a:b"
+    assert open_meter([os.getpid()], table=meters).sensor.name == "cpu-time"
+    with pytest.raises(SensorError, match="the meter cable does not work here: name one"):
+        open_meter([os.getpid()], name="cable", table=meters)
+    with pytest.raises(UsageError, match="takes no argument; write --meter estimate"):
+        open_meter([os.getpid()], name="estimate:a", table=meters)
+
+
+def test_argument_that_may_hold_a_secret_is_not_repeated() -> None:
+    meters = table(cable=row("CableMeter"))
+    with pytest.raises(SensorError) as caught:
+        open_meter([os.getpid()], name="cable:", table=meters)
+    assert str(caught.value) == "the meter cable does not work here: unplugged"
+
+
+def test_kind_that_does_not_say_its_component_is_the_processors() -> None:
+    states = probe_meters(table(mute=row("MuteMeter")))
+    assert [state.component for state in states] == ["cpu"]
 
 
 def test_one_meter_of_each_component() -> None:

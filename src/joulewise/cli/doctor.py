@@ -20,7 +20,7 @@ from joulewise.core.records import to_json
 from joulewise.core.registry import Registry
 from joulewise.export.program import RUNTIMES
 from joulewise.meter.interleave import least_block_s
-from joulewise.meter.table import BY_NAME_ONLY, MeterStatus, open_meter, probe_meters
+from joulewise.meter.table import MeterStatus, open_meter, probe_meters
 from joulewise.report.text import joules, seconds
 
 PLOT_PACKAGES = ("altair", "vl_convert")
@@ -89,7 +89,7 @@ def diagnose() -> Report:
     unasked = [
         state.grade
         for state in working
-        if state.component != "gpu" and state.name not in BY_NAME_ONLY
+        if state.component != "gpu" and not state.by_name_only
     ]
     usable = {finding.kind for finding in findings if finding.works}
     return Report(

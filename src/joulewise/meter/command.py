@@ -18,8 +18,8 @@ from enum import Enum
 from joulewise.core.energy import Block, Grade, Meter, Part, Reading
 from joulewise.core.errors import UsageError
 from joulewise.meter.cpu_time import CpuTimeMeter
-from joulewise.meter.table import open_meter, open_meters
-from joulewise.meter.window import component_of, require_grade, watch_idle
+from joulewise.meter.table import component_of, open_meter, open_meters
+from joulewise.meter.window import require_grade, watch_idle
 
 __all__ = ["BilledRun", "CommandMeasurement", "Streams", "bill_command", "measure_command"]
 

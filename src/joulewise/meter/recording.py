@@ -22,6 +22,7 @@ import statistics
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +33,7 @@ from joulewise.core.energy import Component, Grade, Reading, Sensor
 from joulewise.core.errors import InputError, SensorError, UsageError
 from joulewise.core.host import Host
 
-__all__ = ["GAP_STEPS", "Log", "RecordingMeter", "probe"]
+__all__ = ["GAP_STEPS", "Log", "NamedRecording", "RecordingMeter", "probe"]
 
 RAIL = "external"
 
@@ -251,9 +252,9 @@ class RecordingMeter:
         """Refuse: a log must be named."""
         raise SensorError(str(probe()))
 
-    @classmethod
-    def named(cls, argument: str) -> RecordingMeter:
-        """Open the log that ``recording:`` is followed by.
+    @staticmethod
+    def named(argument: str) -> NamedRecording:
+        """Return the kind that reads the log that ``recording:`` is followed by.
 
         Args:
             argument: a path, or a path and ``?offset_s=SECONDS``.
@@ -269,7 +270,7 @@ class RecordingMeter:
                 f"recording:{argument} is not understood; write recording:FILE or "
                 "recording:FILE?offset_s=1.5"
             )
-        return cls(Path(path), offset_s=float(offset))
+        return NamedRecording(path=Path(path), offset_s=float(offset))
 
     def read(self) -> Reading:
         """Return the joules up to now; those of a row still to come wait for it when asked for.
@@ -324,6 +325,28 @@ class RecordingMeter:
                 f"the log {self._log.path} {verb} {where}; is the meter still writing? if its "
                 "clock differs from this machine's, add ?offset_s=SECONDS"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedRecording:
+    """The kind of meter that reads one log.
+
+    Args:
+        path: the log.
+        offset_s: add this to the log's times to get this machine's, s.
+    """
+
+    path: Path
+    offset_s: float = 0.0
+    grade: ClassVar[Grade] = RecordingMeter.grade
+    component: ClassVar[Component] = RecordingMeter.component
+
+    def probe(self) -> None:
+        """Leave it to `attach`, which reads the log."""
+
+    def attach(self, pids: Sequence[int], host: Host) -> RecordingMeter:  # noqa: ARG002
+        """Open the log; its joules are those of all that the external meter feeds."""
+        return RecordingMeter(self.path, offset_s=self.offset_s)
 
 
 class _Later(Mapping[str, float]):

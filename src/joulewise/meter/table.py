@@ -3,6 +3,10 @@
 Best means best grade; meters of one grade keep the order of the table. A grade never mixes with
 another in one comparison, so the choice is made once per run. Each meter covers one component: a
 graphics card's counter is never chosen for a program on the CPU.
+
+A kind of meter that must be told what to read has ``named(argument)``, which returns the kind that
+reads it: ``recording:plug.csv`` is what ``named("plug.csv")`` of the row ``recording`` returns.
+Such a kind is opened by its name only, and so is one that says ``by_name_only = True``.
 """
 
 from __future__ import annotations
@@ -11,20 +15,20 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard, cast
 
 from joulewise.core.energy import Component, Grade, Meter
-from joulewise.core.errors import MissingExtraError, SensorError
+from joulewise.core.errors import MissingExtraError, SensorError, UsageError
 from joulewise.core.host import Host, read_host
 from joulewise.core.registry import Entry, Registry
 from joulewise.meter.rapl import measure_idle_w
-from joulewise.meter.recording import RecordingMeter
 
 __all__ = [
-    "BY_NAME_ONLY",
     "METERS",
     "MeterStatus",
     "MeterType",
+    "NamedMeterType",
+    "component_of",
     "meter_opener",
     "open_meter",
     "open_meters",
@@ -34,13 +38,6 @@ __all__ = [
 IDLE_WINDOW_S = 5.0
 """How long idle power is watched at the least: thousands of updates of a processor's counter."""
 
-
-BY_NAME_ONLY = frozenset({"battery", "recording"})
-"""Never chosen by themselves: one needs windows of many minutes, the other a file."""
-
-RECORDING = "recording:"
-"""What the name of a log follows."""
-
 PARTS: tuple[Component, ...] = ("cpu", "gpu")
 """Components whose joules never overlap."""
 
@@ -49,17 +46,13 @@ class MeterType(Protocol):
     """What a row of the table names: usually the meter's class.
 
     ``probe()`` returns None, or in one line why it cannot work here and what to do;
-    ``attach(pids, host)`` opens the meter on running processes.
+    ``attach(pids, host)`` opens the meter on running processes. It may also have ``component``
+    (else its joules are the processors'), ``named(argument)`` and ``by_name_only``.
     """
 
     @property
     def grade(self) -> Grade:
         """The grade of all its joules."""
-        ...
-
-    @property
-    def component(self) -> Component:
-        """What its joules are of."""
         ...
 
     @property
@@ -69,6 +62,14 @@ class MeterType(Protocol):
 
     def attach(self, pids: Sequence[int], host: Host) -> Meter:
         """Open the meter."""
+        ...
+
+
+class NamedMeterType(MeterType, Protocol):
+    """A kind that must be told what to read."""
+
+    def named(self, argument: str) -> MeterType:
+        """Return the kind that reads `argument`; raises UsageError where it is no such thing."""
         ...
 
 
@@ -120,6 +121,7 @@ class MeterStatus:
         grade: grade of its joules; None where its package is not installed.
         component: what its joules are of; None where its package is not installed.
         reason: why it cannot work here and the fix; None where it works.
+        by_name_only: True where it is never chosen unasked.
     """
 
     name: str
@@ -127,6 +129,7 @@ class MeterStatus:
     grade: Grade | None
     component: Component | None
     reason: str | None
+    by_name_only: bool = False
 
 
 def probe_meters(table: Registry[MeterType] = METERS) -> tuple[MeterStatus, ...]:
@@ -137,6 +140,11 @@ def probe_meters(table: Registry[MeterType] = METERS) -> tuple[MeterStatus, ...]
     """
     states = [_status(name, table) for name in table]
     return tuple(sorted(states, key=lambda state: state.grade or "Z"))
+
+
+def component_of(meter: Meter | MeterType) -> Component:
+    """Return what a meter's joules are of; one that does not say is the processors'."""
+    return cast("Component", getattr(meter, "component", "cpu"))
 
 
 def open_meter(
@@ -150,24 +158,17 @@ def open_meter(
 
     Args:
         pids: the processes to bill, for meters that can tell processes apart.
-        name: name in the table, or "recording:FILE"; None takes the best that works here and
-            whose joules include the processors'.
+        name: name in the table, or NAME:ARGUMENT as in "recording:plug.csv"; None takes the best
+            that works here and whose joules include the processors'.
         host: the machine; None reads this one.
         table: the meters to choose from.
 
     Raises:
-        UsageError: no meter has that name.
+        UsageError: no meter has that name, or its argument is not understood.
         SensorError: the meter, or every meter, cannot work here.
         MissingExtraError: the named meter needs a package that is not installed.
     """
-    if name is not None and name.startswith(RECORDING):
-        return RecordingMeter.named(name.removeprefix(RECORDING))
-    chosen = _best(table, ("cpu", "machine")) if name is None else name
-    kind = table.load(chosen)
-    reason = kind.probe()
-    if reason is not None:
-        raise SensorError(f"the meter {chosen} does not work here: {reason}")
-    return kind.attach(pids, host or read_host())
+    return _working(name, table).attach(pids, host or read_host())
 
 
 def open_meters(
@@ -209,15 +210,16 @@ def meter_opener(name: str | None, host: Host) -> Callable[[Sequence[int]], Mete
     is longer, so the machine should do nothing else then.
 
     Args:
-        name: name in METERS; None takes the best that works here.
+        name: name in METERS, or NAME:ARGUMENT; None takes the best that works here.
         host: the machine.
 
     Raises:
-        UsageError: no meter has that name.
+        UsageError: no meter has that name, or its argument is not understood.
         SensorError: the meter, or every meter, cannot work here.
     """
-    first = open_meter([os.getpid()], name=name, host=host)
-    chosen, idle_w = name or first.sensor.name, first.idle_w
+    kind = _working(name, METERS)
+    first = kind.attach([os.getpid()], host)
+    idle_w = first.idle_w
     if idle_w is None:
         from joulewise.meter.interleave import least_block_s  # brings SciPy, which others can spare
 
@@ -225,11 +227,36 @@ def meter_opener(name: str | None, host: Host) -> Callable[[Sequence[int]], Mete
     first.close()
 
     def opener(pids: Sequence[int]) -> Meter:
-        meter = open_meter(pids, name=chosen, host=host)
+        meter = kind.attach(pids, host)
         meter.idle_w = idle_w
         return meter
 
     return opener
+
+
+def _working(name: str | None, table: Registry[MeterType]) -> MeterType:
+    """Return the kind of that name, or the best one, after it was probed."""
+    chosen = _best(table, ("cpu", "machine")) if name is None else name
+    kind = _kind(chosen, table)
+    reason = kind.probe()
+    if reason is not None:
+        raise SensorError(f"the meter {chosen.partition(':')[0]} does not work here: {reason}")
+    return kind
+
+
+def _kind(name: str, table: Registry[MeterType]) -> MeterType:
+    """Return the kind of NAME or NAME:ARGUMENT."""
+    row, colon, argument = name.partition(":")
+    kind = table.load(row)
+    if not colon:
+        return kind
+    if not _takes_argument(kind):
+        raise UsageError(f"the meter {row} takes no argument; write --meter {row}")
+    return kind.named(argument)
+
+
+def _takes_argument(kind: MeterType) -> TypeGuard[NamedMeterType]:
+    return hasattr(kind, "named")
 
 
 def _best(table: Registry[MeterType], components: Sequence[Component]) -> str:
@@ -249,7 +276,7 @@ def _candidates(
     return tuple(
         state
         for state in probe_meters(table)
-        if state.name not in BY_NAME_ONLY and state.component in (*components, None)
+        if not state.by_name_only and state.component in (*components, None)
     )
 
 
@@ -265,6 +292,7 @@ def _status(name: str, table: Registry[MeterType]) -> MeterStatus:
         name=name,
         summary=summary,
         grade=kind.grade,
-        component=kind.component,
+        component=component_of(kind),
         reason=kind.probe(),
+        by_name_only=_takes_argument(kind) or getattr(kind, "by_name_only", False),
     )

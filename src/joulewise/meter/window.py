@@ -25,9 +25,9 @@ from typing import Any, Self, TypeVar, cast, get_args
 from joulewise.core.energy import Block, Component, Grade, Interval, Meter, Part, Reading
 from joulewise.core.errors import SensorError, UsageError
 from joulewise.core.registry import Registry
-from joulewise.meter.table import BY_NAME_ONLY, METERS, MeterType, open_meters, probe_meters
+from joulewise.meter.table import METERS, MeterType, component_of, open_meters, probe_meters
 
-__all__ = ["Stopwatch", "Window", "component_of", "measure", "require_grade", "watch_idle"]
+__all__ = ["Stopwatch", "Window", "measure", "require_grade", "watch_idle"]
 
 UPDATES = 100
 """Counter updates that a stretch should last, so that its two edges are off by 2 % at most."""
@@ -377,11 +377,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_SHARED.reset)
 
 
-def component_of(meter: Meter) -> Component:
-    """Return what a meter's joules are of; one that does not say is the processors'."""
-    return cast("Component", getattr(meter, "component", "cpu"))
-
-
 def require_grade(
     meters: Iterable[Meter],
     min_grade: Grade | None,
@@ -434,7 +429,7 @@ def _advice(min_grade: Grade, component: Component, table: Registry[MeterType]) 
     """Yield how to get each meter that would do."""
     for state in probe_meters(table):
         elsewhere = state.component not in (component, "machine", None)
-        if elsewhere or (state.grade or "A") > min_grade or state.name in BY_NAME_ONLY:
+        if elsewhere or (state.grade or "A") > min_grade or state.by_name_only:
             continue
         fix = "works here, ask for it by its name" if state.reason is None else state.reason
         yield f"{state.name}{f' (grade {state.grade})' if state.grade else ''}: {fix}"
