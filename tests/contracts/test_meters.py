@@ -17,10 +17,12 @@ from joulewise.meter.cpu_time import CpuTimeMeter
 from joulewise.meter.hwmon import HwmonMeter
 from joulewise.meter.jetson import JetsonMeter
 from joulewise.meter.nvml import NvmlMeter
+from joulewise.meter.perf import RaplPerfMeter
 from joulewise.meter.rapl import RaplMeter
 from joulewise.meter.recording import RecordingMeter
 from joulewise.meter.table import METERS
 from joulewise.testing.meter_contract import MeterContract, Spend
+from joulewise.testing.perf import FakePerf
 from joulewise.testing.powercap import FakePowercap
 from tests.clock import FAR_S, Clock
 from tests.nvml import Card, NvmlStub
@@ -46,6 +48,24 @@ class TestRapl(MeterContract):
     @pytest.fixture
     def spend(self, tree: FakePowercap) -> Spend:
         return lambda: tree.advance({"intel-rapl:0": 2.0, "intel-rapl:0:0": 0.5})
+
+
+class TestRaplPerf(MeterContract):
+    """The real meter on counters that the test moves."""
+
+    @pytest.fixture
+    def tree(self, tmp_path: Path) -> FakePerf:
+        return FakePerf(tmp_path)
+
+    @pytest.fixture
+    def meter(self, tree: FakePerf) -> Iterator[Meter]:
+        meter = RaplPerfMeter(tree.root, opener=tree.open)
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, tree: FakePerf) -> Spend:
+        return lambda: tree.advance({("energy-pkg", 0): 2.0, ("energy-ram", 0): 0.5})
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="CPU times need Linux")
@@ -177,6 +197,7 @@ class TestRecording(MeterContract):
 
 SUITES: dict[str, type[MeterContract]] = {
     "rapl": TestRapl,
+    "rapl-perf": TestRaplPerf,
     "nvml": TestNvml,
     "hwmon": TestHwmon,
     "jetson": TestJetson,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulewise.core.errors import SensorError
-from joulewise.meter.rails import MAX_LATE_PERIODS, Rail, RailReader
+from joulewise.meter.rails import LAG_S, MAX_LATE_PERIODS, Rail, RailReader
 from tests.clock import FAR_S, Clock
 
 
@@ -94,3 +95,14 @@ def test_thread_ends_at_the_first_failure_and_the_caller_hears_of_it() -> None:
     with pytest.raises(SensorError, match="gone"):
         reader.read()
     reader.close()
+
+
+def test_counter_that_rose_faster_than_its_limit_stays_an_error(clock: Clock) -> None:
+    source = Source("J")
+    reader = RailReader([replace(source.rail, limit_w=100.0)], period_s=None, clock=clock)
+    clock.now_s, source.value = 1.0, 100.0 * (1.0 + LAG_S)
+    assert reader.read().total_j == pytest.approx(110.0)
+    clock.now_s, source.value = 2.0, source.value + 111.0
+    for clock.now_s in (2.0, 1000.0):
+        with pytest.raises(SensorError, match=r"rose by 111\.000 J, which nothing draws in 1\.1 s"):
+            reader.read()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from joulewise.core.energy import Timing
+from joulewise.core.energy import Meter, Timing
 from joulewise.core.host import Host
 from joulewise.meter.cpu_time import CpuTimeMeter
+from joulewise.meter.perf import RaplPerfMeter
 from joulewise.meter.power_table import PowerRow
 from joulewise.meter.rapl import RaplMeter
 from joulewise.testing.machine import FakeMachine, Steps, Updates, Zone
@@ -20,6 +21,8 @@ SMALL = 2**20
 so the meter's own thread, which lives in real time, never finds a step implausible."""
 
 MEMORY = Path("/dev/shm")  # noqa: S108  (a disk would take most of the time)
+
+OpenCounter = Callable[[FakeMachine], AbstractContextManager[Meter]]
 
 HOST = Host(
     cpu="any",
@@ -55,6 +58,23 @@ def rapl(machine: FakeMachine) -> Iterator[RaplMeter]:
         yield meter
     finally:
         meter.close()
+
+
+@contextmanager
+def rapl_perf(machine: FakeMachine) -> Iterator[RaplPerfMeter]:
+    meter = RaplPerfMeter(
+        machine.perf.root, opener=machine.perf.open, vendor="any", clock=machine.monotonic_s
+    )
+    with closing(meter):
+        yield meter
+
+
+COUNTERS: Mapping[str, tuple[OpenCounter, int]] = {
+    "rapl": (rapl, SMALL),
+    "rapl-perf": (rapl_perf, 2**32),
+}
+"""Name -> how RAPL is opened, and the steps of a counter that it can be tested on: the kernel makes
+64 bits of perf's, and takes those that it gets for 32."""
 
 
 def cpu_time(machine: FakeMachine, *pids: int, row: PowerRow | None = None) -> CpuTimeMeter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,16 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulewise.core.energy import Reading
 from joulewise.core.errors import SensorError
+from joulewise.meter.perf import probe
 from joulewise.testing.machine import STEP_J, FakeMachine, Steps, Updates, Zone
 from joulewise.testing.procfs import TICK_S
 from tests.properties.machines import (
+    COUNTERS,
     SMALL,
     counted_true_j,
     cpu_time,
     fake_machine,
     rapl,
+    rapl_perf,
 )
 
 PACKAGE, OTHER, DRAM = "intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"
@@ -66,24 +69,28 @@ def zone_trees(draw: st.DrawFn) -> dict[str, float]:
     return shares
 
 
+@pytest.mark.parametrize("name", COUNTERS)
 @law
 @given(
     tree=zone_trees(),
     stretches=windows,
-    start=st.integers(0, SMALL - 1),
+    left=st.integers(1, SMALL),
     jitter_ratio=st.sampled_from([0.0, 0.02, 3.0]),
 )
 def test_windows_add_up_to_the_truth_and_nested_rails_count_once(
-    tree: dict[str, float], stretches: Windows, start: int, jitter_ratio: float
+    name: str, tree: dict[str, float], stretches: Windows, left: int, jitter_ratio: float
 ) -> None:
-    updates = Updates(jitter_ratio=jitter_ratio)
+    (opened, steps), updates = COUNTERS[name], Updates(jitter_ratio=jitter_ratio)
     zones = {
         key.split("/")[0]: Zone(
-            name=key.split("/")[1], power=power_of(stretches, share), steps=SMALL, start=start
+            name=key.split("/")[1],
+            power=power_of(stretches, share),
+            steps=steps,
+            start=steps - left,
         )
         for key, share in tree.items()
     }
-    with fake_machine(zones, updates) as machine, rapl(machine) as meter:
+    with fake_machine(zones, updates) as machine, opened(machine) as meter:
         readings = [meter.read()]
         for seconds, _ in stretches:
             machine.advance(seconds)
@@ -98,19 +105,21 @@ def test_windows_add_up_to_the_truth_and_nested_rails_count_once(
     assert sum(deltas_j) == pytest.approx(readings[-1].total_j - readings[0].total_j)
 
 
+@pytest.mark.parametrize("name", COUNTERS)
 @law
-@given(stretches=windows, start=st.integers(0, SMALL - 1))
-def test_a_wrap_at_any_moment_costs_nothing(stretches: Windows, start: int) -> None:
-    power = power_of(stretches)
+@given(stretches=windows, left=st.integers(1, SMALL))
+def test_a_wrap_at_any_moment_costs_nothing(name: str, stretches: Windows, left: int) -> None:
+    (opened, steps), power = COUNTERS[name], power_of(stretches)
+    start = steps - left
     zones = {
-        PACKAGE: Zone(name="package-0", power=power, steps=SMALL, start=start),
-        OTHER: Zone(name="package-1", power=power, start=start),
+        PACKAGE: Zone(name="package-0", power=power, steps=steps, start=start),
+        OTHER: Zone(name="package-1", power=power, start=SMALL - left),
     }
-    with fake_machine(zones) as machine, rapl(machine) as meter:
+    with fake_machine(zones) as machine, opened(machine) as meter:
         for seconds, _ in stretches:
             machine.advance(seconds)
             rails_j = meter.read().rails_j
-            wraps = math.floor((start * STEP_J + machine.true_j[PACKAGE]) / STEP_J / SMALL)
+            wraps = math.floor((start * STEP_J + machine.true_j[PACKAGE]) / STEP_J / steps)
             # The kernel gives the range one step too small: a wrap costs up to that step.
             assert abs(rails_j["package-0"] - rails_j["package-1"]) <= wraps * STEP_J + 4e-6
 
@@ -165,16 +174,16 @@ def test_overlapping_windows_are_union_and_intersection(stretches: Windows, star
 def test_readings_are_monotonic_in_time_whatever_the_wall_clock_does(
     steps: list[tuple[str, float]],
 ) -> None:
-    zones = {PACKAGE: Zone(name="package-0", power=Steps((), (60.0,)), steps=SMALL)}
-    with fake_machine(zones) as machine, rapl(machine) as counter:
+    zones = {PACKAGE: Zone(name="package-0", power=Steps((), (60.0,)))}
+    with fake_machine(zones) as machine, rapl(machine) as counter, rapl_perf(machine) as events:
         machine.proc.start(10)
-        estimate = cpu_time(machine, 10)
-        before: tuple[Reading, ...] = (counter.read(), estimate.read())
+        meters = (counter, events, cpu_time(machine, 10))
+        before = tuple(meter.read() for meter in meters)
         for event, seconds in steps:
             busy_s = seconds if event == "advance" else 0.0
             machine.advance(busy_s, {10: 1.0})
             machine.step_wall({"wall back": -3600.0, "wall on": 3600.0}.get(event, 0.0))
-            after = (counter.read(), estimate.read())
+            after = tuple(meter.read() for meter in meters)
             for old, new in zip(before, after, strict=True):
                 assert new.time_s - old.time_s == pytest.approx(busy_s)
                 assert new.total_j >= old.total_j >= 0
@@ -187,7 +196,13 @@ FAULTS: dict[str, Callable[[FakeMachine], None]] = {
     "reset": lambda machine: machine.reset(PACKAGE),
     "suspended to memory": lambda machine: machine.suspend(3600.0),
     "suspended to idle": lambda machine: machine.suspend(3600.0, 2.0, reset=False),
+    "taken offline": lambda machine: machine.perf.unplug("energy-ram", 0),
 }
+LOST = ("reset", "suspended to memory", "suspended to idle")
+FAULTY = [
+    *(("rapl", fault) for fault in ("vanished", "forbidden", *LOST)),
+    *(("rapl-perf", fault) for fault in ("taken offline", *LOST)),
+]
 
 
 def faulty_zones(watts: float) -> dict[str, Zone]:
@@ -195,13 +210,13 @@ def faulty_zones(watts: float) -> dict[str, Zone]:
     return {PACKAGE: Zone(name="package-0", power=power), DRAM: Zone(name="dram", power=power)}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("name", "fault"), FAULTY)
 @settings(law, max_examples=25)
 @given(moments=st.lists(st.floats(0.01, 2.0), min_size=1, max_size=5), watts=st.floats(5, 300))
 def test_a_faulty_counter_raises_and_never_gives_a_number(
-    fault: str, moments: list[float], watts: float
+    name: str, fault: str, moments: list[float], watts: float
 ) -> None:
-    with fake_machine(faulty_zones(watts)) as machine, rapl(machine) as meter:
+    with fake_machine(faulty_zones(watts)) as machine, COUNTERS[name][0](machine) as meter:
         before_j = 0.0
         for seconds in moments:
             machine.advance(seconds)
@@ -212,14 +227,15 @@ def test_a_faulty_counter_raises_and_never_gives_a_number(
             meter.read()
 
 
-@pytest.mark.parametrize("fault", ["reset", "suspended to memory", "suspended to idle"])
+@pytest.mark.parametrize("fault", LOST)
+@pytest.mark.parametrize("name", COUNTERS)
 @settings(law, max_examples=25)
 @given(before_s=st.floats(0.1, 10.0), after_s=st.floats(0.1, 1000.0), watts=st.floats(5, 300))
 def test_joules_that_were_lost_stay_an_error(
-    fault: str, before_s: float, after_s: float, watts: float
+    name: str, fault: str, before_s: float, after_s: float, watts: float
 ) -> None:
     """Also when the counter has since climbed past its old value, or time explains a wrap."""
-    with fake_machine(faulty_zones(watts)) as machine, rapl(machine) as meter:
+    with fake_machine(faulty_zones(watts)) as machine, COUNTERS[name][0](machine) as meter:
         machine.advance(before_s)
         meter.read()
         FAULTS[fault](machine)
@@ -245,6 +261,22 @@ def test_a_counter_that_is_back_has_lost_nothing(
         machine.advance(after_s)
         total_j = meter.read().total_j
         truth_j = counted_true_j(machine)
+    allowed_j = lag_j([(1.0, watts)], Updates(), 2)
+    assert total_j == pytest.approx(truth_j, rel=UNIT_ERROR, abs=allowed_j)
+
+
+@settings(law, max_examples=25)
+@given(before_s=st.floats(0.1, 10.0), after_s=st.floats(0.1, 10.0), watts=st.floats(5, 300))
+def test_perf_events_stay_open_whatever_becomes_of_the_permission(
+    before_s: float, after_s: float, watts: float
+) -> None:
+    with fake_machine(faulty_zones(watts)) as machine, rapl_perf(machine) as meter:
+        machine.advance(before_s)
+        machine.perf.forbidden = errno.EACCES
+        machine.advance(after_s)
+        total_j = meter.read().total_j
+        truth_j = counted_true_j(machine)
+        assert "perf_event_paranoid" in str(probe(machine.perf.root, opener=machine.perf.open))
     allowed_j = lag_j([(1.0, watts)], Updates(), 2)
     assert total_j == pytest.approx(truth_j, rel=UNIT_ERROR, abs=allowed_j)
 

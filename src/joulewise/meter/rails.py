@@ -3,9 +3,9 @@
 A counter is read when asked; a power sensor has no memory, so a daemon thread samples it and the
 trapezoid between samples is added up.
 
-Invariants: a reading never falls; a counter that fell, a power below zero and a thread that was
-held up for more than MAX_LATE_PERIODS are errors, never zeros. After an error every later reading
-raises it again, as what was spent in between is lost.
+Invariants: a reading never falls; a counter that fell or rose faster than its limit, a power below
+zero and a thread that was held up for more than MAX_LATE_PERIODS are errors, never zeros. After an
+error every later reading raises it again, as what was spent in between is lost.
 """
 
 from __future__ import annotations
@@ -13,17 +13,31 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from joulewise.core.energy import Reading
 from joulewise.core.errors import SensorError
 
-__all__ = ["MAX_LATE_PERIODS", "Rail", "RailReader"]
+__all__ = ["LAG_S", "MAX_LATE_PERIODS", "Rail", "RailReader"]
 
 MAX_LATE_PERIODS = 20
 """Sampling periods between two samples above which the integral is refused: a judgement."""
+
+TRIES = 2
+"""How often an instrument is asked for one reading: a judgement."""
+
+
+class Unanswered(SensorError):
+    """An instrument gave no reply this time; what it counts goes on."""
+
+
+def _no_refresh() -> None:
+    """Do nothing: each rail is read by itself."""
+
+LAG_S = 0.1
+"""Time by which a counter with a limit may lag its clock, s: 100 updates of RAPL; a judgement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +48,14 @@ class Rail:
         name: name of the rail.
         unit: "J" for a counter, "W" for a power that is sampled.
         read: its value now; raises SensorError where it cannot be read.
+        limit_w: power that a counter never reaches, W: a step that needs more is a reset or was
+            counted while the machine slept; None where it is not known.
     """
 
     name: str
     unit: Literal["J", "W"]
     read: Callable[[], float]
+    limit_w: float | None = None
 
 
 class RailReader:
@@ -48,6 +65,7 @@ class RailReader:
         rails: the rails, each once.
         period_s: time between samples of a thread, s; None where nothing needs sampling.
         clock: monotonic time, s; another function in tests.
+        refresh: called before the rails are read, where one reply holds them all.
 
     Raises:
         SensorError: a rail cannot be read.
@@ -59,15 +77,16 @@ class RailReader:
         *,
         period_s: float | None,
         clock: Callable[[], float] = time.monotonic,
+        refresh: Callable[[], None] = _no_refresh,
     ) -> None:
         self._rails = tuple(rails)
         self._clock = clock
+        self._refresh = refresh
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._fault: SensorError | None = None
         self._total_j = dict.fromkeys((rail.name for rail in rails), 0.0)
-        self._time_s = clock()
-        self._last = {rail.name: _value(rail) for rail in rails}
+        self._time_s, self._last = self._fresh()
         sampled = any(rail.unit == "W" for rail in rails)
         self._late_s = MAX_LATE_PERIODS * period_s if period_s and sampled else math.inf
         if period_s is not None:
@@ -79,12 +98,15 @@ class RailReader:
 
         Raises:
             SensorError: a rail vanished, fell or was not sampled in time, now or before.
+            Unanswered: it gave no reply; a later reading may have one.
         """
         with self._lock:
             if self._fault is not None:
                 raise self._fault
             try:
                 return self._read()
+            except Unanswered:
+                raise
             except SensorError as error:
                 self._fault = error
                 raise
@@ -94,19 +116,34 @@ class RailReader:
         self._closed.set()
 
     def _read(self) -> Reading:
-        time_s = self._clock()
+        time_s, fresh = self._fresh()
         passed_s = time_s - self._time_s
         if passed_s > self._late_s:
             raise SensorError(
                 f"power was not sampled for {passed_s:.1f} s, so its joules are unknown; "
                 "stop other work on this machine and measure again"
             )
-        fresh = {rail.name: _value(rail) for rail in self._rails}
         steps_j = {rail.name: self._step_j(rail, fresh, passed_s) for rail in self._rails}
+        # asked again: this thread may have stood still between the clock and the counters
+        self._check_limits(steps_j, self._clock() - self._time_s + LAG_S)
         for name, step_j in steps_j.items():
             self._total_j[name] += step_j
         self._last, self._time_s = fresh, time_s
         return Reading(time_s=time_s, rails_j=dict(self._total_j))
+
+    def _fresh(self) -> tuple[float, dict[str, float]]:
+        """Return the values of the rails and when they were true."""
+        for tries_left in reversed(range(TRIES)):
+            asked_s = self._clock()
+            try:
+                self._refresh()
+                values = {rail.name: _value(rail) for rail in self._rails}
+            except Unanswered:
+                if not tries_left:
+                    raise
+            else:
+                break
+        return (asked_s + self._clock()) / 2, values
 
     def _step_j(self, rail: Rail, fresh: dict[str, float], passed_s: float) -> float:
         """Return the joules of a rail since the last reading."""
@@ -120,10 +157,21 @@ class RailReader:
             )
         return after - before
 
+    def _check_limits(self, steps_j: Mapping[str, float], seconds: float) -> None:
+        for rail in self._rails:
+            step_j = steps_j[rail.name]
+            if rail.limit_w is not None and step_j > rail.limit_w * seconds:
+                raise SensorError(
+                    f"the counter {rail.name} rose by {step_j:.3f} J, which nothing draws in "
+                    f"{seconds:.1f} s (was the machine suspended?); measure again"
+                )
+
     def _sample(self) -> None:
         while not self._closed.wait(self._period_s):
             try:
                 self.read()
+            except Unanswered:
+                continue
             except SensorError:
                 return  # the caller's next reading raises it again
 

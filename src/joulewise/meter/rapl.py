@@ -29,7 +29,15 @@ from joulewise.core.energy import Component, Grade, Meter, Reading, Sensor
 from joulewise.core.errors import SensorError, UsageError
 from joulewise.core.host import Host
 
-__all__ = ["PLAUSIBLE_W", "RaplMeter", "Zone", "find_zones", "measure_idle_w", "probe"]
+__all__ = [
+    "PLAUSIBLE_W",
+    "RaplMeter",
+    "Zone",
+    "find_zones",
+    "measure_idle_w",
+    "probe",
+    "rapl_sensor",
+]
 
 ROOT = Path("/sys/class/powercap")
 
@@ -59,6 +67,9 @@ PAIR_RATIO = 1.05
 It is not 1 because AMD's counters are a model fed by activity (Schoene et al. 2021,
 arXiv:2108.00808, section on RAPL) and need not see what data and instruction mix cost.
 """
+
+SHOWN_BY = {"rapl": "powercap", "rapl-perf": "perf events"}
+"""Meter -> the part of the kernel that shows it the counters."""
 
 UDEV_RULE = 'SUBSYSTEM=="powercap", ACTION=="add", RUN+="/bin/chmod a+r /sys%p/energy_uj"'
 
@@ -176,7 +187,7 @@ class RaplMeter:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self.idle_w: float | None = None
-        self.sensor = rapl_sensor(self._zones)
+        self.sensor = rapl_sensor("rapl", [zone.rail for zone in self._zones])
         threading.Thread(target=self._keep_up, name="joulewise-rapl", daemon=True).start()
 
     @classmethod
@@ -225,15 +236,19 @@ class RaplMeter:
                 self.read()
 
 
-def rapl_sensor(zones: Sequence[Zone]) -> Sensor:
-    """Describe the counters that were found."""
-    rails = tuple(zone.rail for zone in zones)
+def rapl_sensor(name: str, rails: Sequence[str]) -> Sensor:
+    """Describe the counters that were found, whichever way the kernel shows them.
+
+    Args:
+        name: of the meter that reads them, "rapl" or "rapl-perf".
+        rails: "package-0", "dram-0", ...
+    """
     memory = " and DRAM" if any(rail.startswith("dram") for rail in rails) else ", without DRAM"
     return Sensor(
-        name="rapl",
+        name=name,
         grade="B",
         boundary=f"all CPU packages{memory} of the machine, idle included, whoever uses them",
-        rails=rails,
+        rails=tuple(rails),
         includes_idle=True,
         resolution_j=COUNTER_STEP_J,
         update_period_s=UPDATE_PERIOD_S,
@@ -241,8 +256,8 @@ def rapl_sensor(zones: Sequence[Zone]) -> Sensor:
         high_ratio=HIGH_RATIO,
         pair_ratio=PAIR_RATIO,
         source=(
-            "Linux powercap intel-rapl counters; Intel SDM vol. 3B 14.10; error band is a "
-            "judgement after Khan et al. 2018, doi:10.1145/3177754"
+            f"RAPL counters through Linux {SHOWN_BY[name]}; Intel SDM vol. 3B 14.10; error band is "
+            "a judgement after Khan et al. 2018, doi:10.1145/3177754"
         ),
     )
 

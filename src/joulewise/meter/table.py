@@ -80,6 +80,10 @@ METERS: Registry[MeterType] = Registry(
             target="joulewise.meter.rapl:RaplMeter",
             summary="the processor's own joule counters (packages and DRAM), Linux powercap",
         ),
+        "rapl-perf": Entry(
+            target="joulewise.meter.perf:RaplPerfMeter",
+            summary="the same counters through perf events, where powercap is root's alone",
+        ),
         "nvml": Entry(
             target="joulewise.meter.nvml:NvmlMeter",
             summary="the joule counters of NVIDIA cards",

@@ -2,8 +2,9 @@
 
 Power is a function of time for each rail, and running processes add to it. ``advance`` integrates
 it (exactly where it is piecewise constant) and moves the counters and clocks of a fake powercap
-and a fake proc folder as a kernel does: in steps of 61 uJ, at updates that come about every
-millisecond, over the end of the counter's range, with an error of the counter.
+and a fake proc folder, and of fake perf events once they are asked for, as a kernel does: in steps
+of 61 uJ, at updates that come about every millisecond, over the end of the counter's range, with an
+error of the counter.
 
 Invariants: ``true_j`` holds the joules of every zone without any error of a counter; a counter is
 right at the last update of it that lies in the past; nothing waits for real time.
@@ -17,10 +18,12 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from scipy.integrate import quad
 
+from joulewise.testing.perf import FakePerf
 from joulewise.testing.powercap import FakePowercap
 from joulewise.testing.procfs import FakeProc
 
@@ -35,6 +38,16 @@ STEP_J = 2.0**-14
 UNIT_NJ = 61_035
 """The same as the kernel has it, nJ, cut to an integer. Source: linux/drivers/powercap/
 intel_rapl_common.c, rapl_check_unit_core."""
+
+
+EVENT_OF = {
+    "package": "energy-pkg",
+    "dram": "energy-ram",
+    "core": "energy-cores",
+    "uncore": "energy-gpu",
+    "psys": "energy-psys",
+}
+"""Powercap's name of a zone, up to its number -> the perf event of the same counter."""
 
 
 def range_uj(steps: int) -> int:
@@ -122,7 +135,7 @@ class FakeMachine:
     counted joules are so many times the true ones.
 
     Args:
-        root: an empty folder; the meters read `powercap.root` and `proc.root` inside it.
+        root: an empty folder; the meters read `powercap.root`, `perf.root` and `proc.root` in it.
         zones: "intel-rapl:0" -> its counter; parents before their subzones.
         updates: when counters are refreshed.
         cpus: logical CPUs, for the machine's load.
@@ -136,8 +149,9 @@ class FakeMachine:
         updates: Updates | None = None,
         cpus: int = 8,
     ) -> None:
-        for folder in ("powercap", "proc"):
+        for folder in ("powercap", "perf", "proc"):
             (root / folder).mkdir()
+        self._root = root
         self.powercap = FakePowercap(root / "powercap")
         self.proc = FakeProc(root / "proc")
         self.zones = dict(zones)
@@ -155,6 +169,21 @@ class FakeMachine:
             self.powercap.add_zone(zone, spec.name, range_uj=range_uj(spec.steps))
             self._show(zone, self._counted_j[zone])
         self.proc.write_load(0.0, 0.0)
+
+    @cached_property
+    def perf(self) -> FakePerf:
+        """The same counters as perf events, where all of them hold 2**32 steps.
+
+        The socket of the zone intel-rapl:3 is package 3, whose counters are opened on CPU 3.
+        """
+        events = [_event(zone, spec) for zone, spec in self.zones.items()]
+        names = {name: None for name, _ in filter(None, events)}
+        cpus = {cpu: cpu for name, cpu in filter(None, events) if name == "energy-pkg"}
+        perf = FakePerf(self._root / "perf", cpus, tuple(names))
+        for (zone, spec), event in zip(self.zones.items(), events, strict=True):
+            if event is not None:
+                perf.show(*event, _raw(self._counted_j[zone], spec))
+        return perf
 
     def monotonic_s(self) -> float:
         """Return CLOCK_MONOTONIC, s: it neither steps nor runs while suspended."""
@@ -224,7 +253,7 @@ class FakeMachine:
         (self.powercap.folder(zone) / "energy_uj").unlink()
 
     def forbid(self, zone: str) -> None:
-        """Take away the permission to read a counter."""
+        """Take away the permission to read a counter of powercap."""
         self._forbidden.add(self.powercap.folder(zone).resolve() / "energy_uj")
 
     def permit(self) -> None:
@@ -248,8 +277,25 @@ class FakeMachine:
         return self.gain[zone] * (_joules(spec.power, start_s, end_s) + seen_w * (end_s - start_s))
 
     def _show(self, zone: str, counted_j: float) -> None:
-        raw = math.floor(counted_j / STEP_J) % self.zones[zone].steps
+        raw = _raw(counted_j, self.zones[zone])
         self.powercap.set_uj(zone, raw * UNIT_NJ // 1000)
+        if "perf" in self.__dict__:  # made when it is first asked for
+            event = _event(zone, self.zones[zone])
+            if event is not None:
+                self.perf.show(*event, raw)
+
+
+def _raw(counted_j: float, spec: Zone) -> int:
+    """Return what the hardware shows after so many joules, in steps."""
+    return math.floor(counted_j / STEP_J) % spec.steps
+
+
+def _event(zone: str, spec: Zone) -> tuple[str, int] | None:
+    """Return the perf event that shows a zone's counter, and its CPU; None where none does."""
+    if not zone.startswith("intel-rapl:"):
+        return None
+    name = spec.name.partition("-")[0]
+    return (EVENT_OF[name], int(zone.split(":")[1])) if name in EVENT_OF else None
 
 
 def _joules(power: Power, start_s: float, end_s: float) -> float:
