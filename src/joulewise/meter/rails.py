@@ -3,9 +3,10 @@
 A counter is read when asked; a power sensor has no memory, so a daemon thread samples it and the
 trapezoid between samples is added up.
 
-Invariants: a reading never falls; a counter that fell or rose faster than its limit, a power below
-zero and a thread that was held up for more than MAX_LATE_PERIODS are errors, never zeros. After an
-error every later reading raises it again, as what was spent in between is lost.
+Invariants: a reading never falls; it is true halfway between asking and the answer; a counter that
+fell or rose faster than its limit, a power below zero and a thread that was held up for more than
+MAX_LATE_PERIODS are errors, never zeros. After an error every later reading raises it again, as
+what was spent in between is lost; only an instrument that gave no reply is asked again.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ TRIES = 2
 """How often an instrument is asked for one reading: a judgement."""
 
 
-class Unanswered(SensorError):
+class UnansweredError(SensorError):
     """An instrument gave no reply this time; what it counts goes on."""
 
 
 def _no_refresh() -> None:
     """Do nothing: each rail is read by itself."""
+
 
 LAG_S = 0.1
 """Time by which a counter with a limit may lag its clock, s: 100 updates of RAPL; a judgement."""
@@ -98,14 +100,14 @@ class RailReader:
 
         Raises:
             SensorError: a rail vanished, fell or was not sampled in time, now or before.
-            Unanswered: it gave no reply; a later reading may have one.
+            UnansweredError: it gave no reply; a later reading may have one.
         """
         with self._lock:
             if self._fault is not None:
                 raise self._fault
             try:
                 return self._read()
-            except Unanswered:
+            except UnansweredError:
                 raise
             except SensorError as error:
                 self._fault = error
@@ -138,7 +140,7 @@ class RailReader:
             try:
                 self._refresh()
                 values = {rail.name: _value(rail) for rail in self._rails}
-            except Unanswered:
+            except UnansweredError:
                 if not tries_left:
                     raise
             else:
@@ -170,7 +172,7 @@ class RailReader:
         while not self._closed.wait(self._period_s):
             try:
                 self.read()
-            except Unanswered:
+            except UnansweredError:
                 continue
             except SensorError:
                 return  # the caller's next reading raises it again
