@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from joulewise.compress.material import Material
 from joulewise.compress.process import apply_step
 from joulewise.compress.static_int8 import CALIBRATION_BATCH_ITEMS, COMPUTE_OPERATORS, batch_size
 from joulewise.core.errors import InputError, MissingExtraError, PassError, UsageError
@@ -82,7 +83,9 @@ def items(tmp_path: Path, conv: Path) -> Store:
 
 def quantized(model: Path, items: Store, name: str = "static_int8", **parameters: Any) -> Graph:
     folder = model.parent / "out"
-    made = apply_step(Step(name=name, parameters=parameters), model, items, folder)
+    made = apply_step(
+        Step(name=name, parameters=parameters), model, Material(calibrate=items), folder
+    )
     return Graph(folder / made.main)
 
 
@@ -164,7 +167,7 @@ def test_dynamic_refuses_a_network_of_convolutions(conv: Path, items: Store) -> 
     ends: list[dict[str, Any]] = [{"x": ["n", 1, 8, 8]}, {"maps": ["n", 1, 1, 1]}]
     model = models.save_model(conv.parent / "only.onnx", nodes, weights, *ends)
     with pytest.raises(PassError, match="no matrix product"):
-        apply_step(Step(name="dynamic_int8"), model, items, conv.parent / "out")
+        apply_step(Step(name="dynamic_int8"), model, Material(calibrate=items), conv.parent / "out")
 
 
 def test_unknown_parameter_is_an_error_of_the_pass(conv: Path, items: Store) -> None:

@@ -10,9 +10,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from joulewise.compress.material import Material
 from joulewise.compress.static_int8 import prepare
 from joulewise.core.errors import PassError
-from joulewise.workload.store import Store
 
 __all__ = ["DynamicInt8"]
 
@@ -29,7 +29,7 @@ class DynamicInt8:
     reduce_range: bool = False
     per_channel: bool = True
 
-    def apply(self, source: Path, calibration: Store, folder: Path) -> tuple[str, ...]:  # noqa: ARG002
+    def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:  # noqa: ARG002
         """Write ``model.onnx``; raises PassError where there is no matrix product of weights."""
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -10,8 +10,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from joulewise.compress.material import Material
 from joulewise.core.errors import PassError
-from joulewise.workload.store import Store
 
 __all__ = ["NncfInt8"]
 
@@ -26,12 +26,13 @@ class NncfInt8:
 
     preset: str = "performance"
 
-    def apply(self, source: Path, calibration: Store, folder: Path) -> tuple[str, ...]:
+    def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:
         """Write ``model.xml`` and ``model.bin``; raises PassError where nothing was quantized."""
         import nncf
         import openvino
 
         nncf.set_log_level(logging.ERROR)
+        calibration = material.calibrate
         model = openvino.Core().read_model(source)
         shape = model.inputs[0].get_partial_shape()
         batch_items = 1 if shape[0].is_dynamic else shape[0].get_length()

@@ -1,7 +1,7 @@
 """What a pass is, and the table of all passes.
 
-A pass is a frozen value with one method; it reads an artifact and calibration items and writes a
-new artifact. The input is never touched. Adding one: one file, one row in PASSES.
+A pass is a frozen value with one method; it reads an artifact and writes a new one. The input is
+never touched. Adding one: one file, one row in PASSES.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from joulewise.compress.material import Material
 from joulewise.core.registry import Entry, Registry
-from joulewise.workload.store import Store
 
 __all__ = ["PASSES", "Pass"]
 
@@ -18,7 +18,7 @@ __all__ = ["PASSES", "Pass"]
 class Pass(Protocol):
     """Turns a model into a cheaper one."""
 
-    def apply(self, source: Path, calibration: Store, folder: Path) -> tuple[str, ...]:
+    def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:
         """Write the model at `source` changed to `folder`, and nothing else there.
 
         Returns:

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES
 from joulewise.core.child import Child
 from joulewise.core.errors import PassError, ProgramError
 from joulewise.core.recipe import Step
 from joulewise.core.records import Artifact, describe_artifact
-from joulewise.workload.store import Store
 
-__all__ = ["apply_step"]
+__all__ = ["Tell", "apply_step"]
 
 NO_TELEMETRY = {"NNCF_CI": "1", "CI": "true", "HF_HUB_OFFLINE": "1"}
 """NNCF_CI replaces NNCF's telemetry by a stub (nncf/telemetry/wrapper.py); CI keeps
 openvino_telemetry from sending (``disable_in_ci``)."""
 
 TIMEOUT_S = 1800.0
+"""Longest silence of a pass, s: of one that trains, between two of its reports."""
+
+Tell = Callable[[float, str], None]
+"""Called with the share of the pass that is done, in [0, 1], and a few words."""
 
 
-def apply_step(step: Step, source: Path, calibration: Store, folder: Path) -> Artifact:
+def apply_step(
+    step: Step, source: Path, material: Material, folder: Path, tell: Tell | None = None
+) -> Artifact:
     """Apply one step to the model at `source` and return what was written to `folder`.
 
-    What an interrupted run left in `folder` is removed first.
+    What an interrupted run left in `folder` is removed first. What it kept on purpose lies beside
+    it, in a folder of the same name with ``.progress`` added, and is gone on from.
+
+    Args:
+        step: the pass and its parameters.
+        source: the model to change.
+        material: what it may learn from; its own checkpoint folder is not used.
+        folder: where the new model goes.
+        tell: told of the progress of a pass that reports it.
 
     Raises:
         PassError: the pass does not fit the model, or failed.
@@ -33,18 +48,25 @@ def apply_step(step: Step, source: Path, calibration: Store, folder: Path) -> Ar
     PASSES.require(step.name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    checkpoint = folder.with_name(f"{folder.name}.progress")
+    stores = {"calibrate": material.calibrate, "train": material.train, "search": material.search}
     with Child("joulewise.compress.worker", NO_TELEMETRY) as child:
         try:
             files = child.ask(
                 "apply",
                 timeout_s=TIMEOUT_S,
+                told=None if tell is None else lambda told: tell(*told),
                 name=step.name,
                 parameters=dict(step.parameters),
                 source=str(source.absolute()),
-                store=str(calibration.folder.absolute()),
+                stores={k: str(v.folder.absolute()) for k, v in stores.items() if v is not None},
+                original=None if material.original is None else str(material.original.absolute()),
+                seed=material.seed,
+                checkpoint=str(checkpoint.absolute()),
                 folder=str(folder.absolute()),
             )
         except ProgramError as error:
             raise PassError(f"{step} failed: {error}") from error
+    shutil.rmtree(checkpoint, ignore_errors=True)
     kind = "openvino" if files[0].endswith(".xml") else "onnx"
     return describe_artifact(folder, files, kind)

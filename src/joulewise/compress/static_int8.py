@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from joulewise.compress.material import Material
 from joulewise.core.errors import PassError
 from joulewise.workload.store import Store
 
@@ -45,7 +46,7 @@ class StaticInt8:
     reduce_range: bool = False
     per_channel: bool = True
 
-    def apply(self, source: Path, calibration: Store, folder: Path) -> tuple[str, ...]:
+    def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:
         """Write ``model.onnx``; raises PassError where nothing was quantized."""
         import onnx
 
@@ -53,11 +54,11 @@ class StaticInt8:
         prepared, target = folder / "prepared.onnx", folder / "model.onnx"
         prepare(source, prepared)
         try:
-            self._quantize(prepared, calibration, target, adjust_weights=True)
+            self._quantize(prepared, material.calibrate, target, adjust_weights=True)
         except (
             ValueError
         ):  # adjusting weight scales to biases fails on some graphs (onnxruntime 1.32)
-            self._quantize(prepared, calibration, target, adjust_weights=False)
+            self._quantize(prepared, material.calibrate, target, adjust_weights=False)
         prepared.unlink()
         kinds = {node.op_type for node in onnx.load(target).graph.node}
         if "QuantizeLinear" not in kinds:

@@ -5,18 +5,38 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES
 from joulewise.core.child import serve
-from joulewise.workload.store import open_store
+from joulewise.workload.store import Store, open_store
 
 
 def apply(
-    name: str, parameters: dict[str, object], source: str, store: str, folder: str
+    name: str,
+    parameters: dict[str, object],
+    source: str,
+    stores: dict[str, str],
+    original: str | None,
+    seed: int,
+    checkpoint: str,
+    folder: str,
 ) -> list[str]:
     """Apply the pass `name` and return the files it wrote."""
     warnings.simplefilter("ignore")
+
+    def opened(split: str) -> Store | None:
+        return open_store(Path(stores[split])) if split in stores else None
+
+    material = Material(
+        calibrate=open_store(Path(stores["calibrate"])),
+        train=opened("train"),
+        search=opened("search"),
+        original=None if original is None else Path(original),
+        seed=seed,
+        checkpoint=Path(checkpoint),
+    )
     change = PASSES.load(name)(**parameters)
-    return list(change.apply(Path(source), open_store(Path(store)), Path(folder)))
+    return list(change.apply(Path(source), material, Path(folder)))
 
 
 if __name__ == "__main__":

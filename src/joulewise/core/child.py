@@ -1,8 +1,9 @@
 """Work in a child process: a crash, a leak or a chatty library there cannot hurt the caller.
 
-The caller sends one JSON request per line and gets one JSON answer per line. Answers travel
-through a pipe of their own, so that whatever a library prints to stdout does no harm. A child
-ends by itself when its caller is gone, even if the caller was killed.
+The caller sends one JSON request per line and gets one JSON answer per line, before which a long
+request may tell of its progress in lines of its own. Answers travel through a pipe of their own, so
+that whatever a library prints to stdout does no harm. A child ends by itself when its caller is
+gone, even if the caller was killed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import msgspec
 
 from joulewise.core.errors import JoulewiseError, ProgramError
 
-__all__ = ["Child", "serve"]
+__all__ = ["Child", "serve", "tell"]
 
 Handler = Callable[..., object]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -62,11 +63,23 @@ class Child:
         """Process id."""
         return self._process.pid
 
-    def ask(self, request: str, timeout_s: float = 600.0, **arguments: object) -> Any:  # noqa: ANN401
+    def ask(
+        self,
+        request: str,
+        timeout_s: float = 600.0,
+        told: Callable[[Any], None] | None = None,
+        **arguments: object,
+    ) -> Any:  # noqa: ANN401
         """Send one request and return its answer, decoded from JSON.
 
+        Args:
+            request: name of a handler.
+            timeout_s: longest silence, s.
+            told: called with whatever the handler tells before it answers.
+            arguments: of the handler.
+
         Raises:
-            ProgramError: the child failed, died, or did not answer within `timeout_s`.
+            ProgramError: the child failed, died, or said nothing for `timeout_s`.
         """
         if self._requests.closed:
             raise ProgramError(f"{self.module} was closed")
@@ -76,13 +89,17 @@ class Child:
             self._requests.flush()
         except BrokenPipeError:
             raise ProgramError(self._obituary()) from None
-        answer = self._read_line(time.monotonic() + timeout_s)
-        if not answer:
-            raise ProgramError(self._obituary())
-        decoded = msgspec.json.decode(answer)
-        if "error" in decoded:
-            raise ProgramError(decoded["error"])
-        return decoded["answer"]
+        while True:
+            answer = self._read_line(time.monotonic() + timeout_s)
+            if not answer:
+                raise ProgramError(self._obituary())
+            decoded = msgspec.json.decode(answer)
+            if "error" in decoded:
+                raise ProgramError(decoded["error"])
+            if "answer" in decoded:
+                return decoded["answer"]
+            if told is not None:
+                told(decoded["told"])
 
     def close(self) -> None:
         """End the child and free what it held; closing twice is harmless."""
@@ -130,9 +147,28 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     """Answer requests until the caller closes the pipe. Called by the child's ``__main__``."""
     _die_with_parent()
     with os.fdopen(int(sys.argv[1]), "wb") as answers:
+        _CALLERS.append(answers)
         for line in sys.stdin.buffer:
-            answers.write(_answer(handlers, line) + b"\n")
-            answers.flush()
+            _send(answers, _answer(handlers, line))
+
+
+_CALLERS: list[IO[bytes]] = []
+"""The pipe to the caller; empty in a process that is no child."""
+
+
+def tell(value: object) -> None:
+    """Tell the caller something before the answer; nothing happens in a process that is no child.
+
+    Args:
+        value: anything that JSON can hold.
+    """
+    for answers in _CALLERS:
+        _send(answers, msgspec.json.encode({"told": value}))
+
+
+def _send(answers: IO[bytes], line: bytes) -> None:
+    answers.write(line + b"\n")
+    answers.flush()
 
 
 def _answer(handlers: Mapping[str, Handler], line: bytes) -> bytes:

@@ -103,7 +103,7 @@ class Bench:
         made = apply_step(
             recipe.steps[-1],
             self.session.main_file(before),
-            self.session.workload.calibrate,
+            self.session.material,
             self.session.artifact_folder(recipe),
         )
         dump(made, artifact_note(self.session.artifact_folder(recipe)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from joulewise.compress.material import Material
 from joulewise.core.energy import Meter
 from joulewise.core.errors import InputError
 from joulewise.core.host import Host, package_versions
@@ -47,6 +48,16 @@ class Session:
     def anchor(self) -> Recipe:
         """The program that every trial is interleaved with: one thread, so the least noise."""
         return anchor_recipe(self.runtimes, self.host.logical_cpus)
+
+    @property
+    def material(self) -> Material:
+        """What passes may learn from."""
+        return Material(
+            calibrate=self.workload.calibrate,
+            search=self.workload.search,
+            original=self.workload.model.path,
+            seed=self.settings.seed,
+        )
 
     def artifact_folder(self, recipe: Recipe) -> Path:
         """Return the folder that holds the files which the steps of `recipe` give."""

@@ -1,0 +1,32 @@
+"""What a pass may learn from, beside the model that it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from joulewise.workload.store import Store
+
+__all__ = ["Material"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Items and models that a pass may use; never the hold-out.
+
+    Args:
+        calibrate: a few hundred items from which ranges are taken.
+        train: items to train on, with labels or without; None where the user gave none.
+        search: items on which candidates are compared; training may stop early on them.
+        original: the model whose job must be done: the teacher; None where that is the source.
+        seed: of everything random.
+        checkpoint: folder that outlives a killed pass, for what it would not like to do twice;
+            None where nothing is kept. Removed once the pass is through.
+    """
+
+    calibrate: Store
+    train: Store | None = None
+    search: Store | None = None
+    original: Path | None = None
+    seed: int = 0
+    checkpoint: Path | None = None
