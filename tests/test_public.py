@@ -21,6 +21,7 @@ def test_public_names_are_pinned() -> None:
         "measure_command",
         "measure_model",
         "optimize",
+        "supply",
         "verify",
     ]
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from joulewise.carbon.supply import supply
     from joulewise.comparison import compare_commands, compare_models
     from joulewise.core.errors import JoulewiseError
     from joulewise.core.settings import Settings, Usage
@@ -30,6 +31,7 @@ __all__ = [
     "measure_command",
     "measure_model",
     "optimize",
+    "supply",
     "verify",
 ]
 
@@ -43,6 +45,7 @@ _WHERE = {
     "measure_command": "joulewise.meter.command",
     "measure_model": "joulewise.pipeline",
     "optimize": "joulewise.pipeline",
+    "supply": "joulewise.carbon.supply",
     "verify": "joulewise.pipeline",
 }
 
