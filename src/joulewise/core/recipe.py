@@ -90,7 +90,7 @@ EXAMPLE = 'write a recipe like "prune(ratio=0.5) + distill(epochs=3) + quantize(
 
 TRUTH = {"true": True, "false": False}
 
-_ARROWS = re.compile(r"'[^']*'|\"[^\"]*\"|->")
+_ARROWS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|->""")
 
 
 def _plus(found: re.Match[str]) -> str:
