@@ -207,3 +207,46 @@ def bare_workload() -> Workload:
         model=nothing, source="", calibrate=store, search=store, hold_out=store,
         classes=(), usage=Usage(),
     )  # fmt: skip
+
+
+def write_lessons(path: Path, x: Any, labels: Any, classes: tuple[str, ...] = ()) -> str:
+    arrays = {"x": x} if labels is None else {"x": x, "y": labels}
+    np.savez(path, **arrays, **({"classes": np.array(classes)} if classes else {}))
+    return str(path)
+
+
+def test_lessons_are_never_items_to_judge_with(tmp_path: Path, model: Path, data: str) -> None:
+    fresh, labels = models.labelled_items(model, 100, seed=7)
+    with np.load(data) as archive:
+        judged, known = archive["x"], archive["y"]
+    train = write_lessons(
+        tmp_path / "train.npz",
+        np.concatenate([judged[:5], fresh, judged[5:8]]),
+        np.concatenate([known[:5], labels, known[5:8]]),
+    )
+    found = open_workload(model, data, Usage(), SETTINGS, tmp_path / "with", train)
+    assert found.train is not None
+    np.testing.assert_array_equal(found.train.inputs["x"], fresh)
+    np.testing.assert_array_equal(found.train.labels, labels)
+    assert found.warnings[0].startswith("8 of the 108 items to learn from are among")
+    assert workload_record(found, "top1").splits["train"].items == 100
+    for ours, theirs in zip(
+        stores(found),
+        stores(open_workload(model, data, Usage(), SETTINGS, tmp_path / "without")),
+        strict=True,
+    ):
+        assert ours.digest() == theirs.digest()
+
+
+def test_useless_lessons_are_one_line(tmp_path: Path, model: Path, data: str) -> None:
+    fresh, labels = models.labelled_items(model, 100, seed=7)
+    cases = {
+        "hold no labels": write_lessons(tmp_path / "a.npz", fresh, None),
+        "give at least 32": write_lessons(tmp_path / "b.npz", fresh[:31], labels[:31]),
+        "classes": write_lessons(tmp_path / "c.npz", fresh, labels, ("d", "c", "b", "a")),
+        "0 of the 60 items": data,
+    }
+    for words, train in cases.items():
+        with pytest.raises(InputError, match=words.replace("hold", "holds?")) as caught:
+            open_workload(model, data, Usage(), SETTINGS, tmp_path / "x", train)
+        assert "\n" not in str(caught.value)

@@ -54,6 +54,7 @@ class Session:
         """What passes may learn from."""
         return Material(
             calibrate=self.workload.calibrate,
+            train=self.workload.train,
             search=self.workload.search,
             original=self.workload.model.path,
             seed=self.settings.seed,
@@ -97,6 +98,7 @@ class Session:
         return {
             "model": " ".join(model.files.values()),
             "data": self.workload.search.digest(),
+            "training data": "" if self.workload.train is None else self.workload.train.digest(),
             "usage": str(self.workload.usage),
             "settings": str(replace(self.settings, runtimes=self.runtimes)),
             "machine": f"{self.host.short} {self.host.architecture}",

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from joulewise.core.errors import InputError
 from joulewise.core.records import SplitRecord, WorkloadRecord
 from joulewise.core.settings import Settings, Usage
 from joulewise.core.statistics import fewest_items, smallest_margin
-from joulewise.workload.data import check_data, load_data
+from joulewise.workload.data import Dataset, check_data, load_data
 from joulewise.workload.model import Model, load_model
 from joulewise.workload.split import split
 from joulewise.workload.store import Store, write_store
 from joulewise.workload.task import Metric
 
 __all__ = ["Workload", "check_certifiable", "open_workload", "workload_record"]
+
+
+LEAST_LESSONS = 32
+"""Fewest items that are worth learning from: a judgement, one batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,8 @@ class Workload:
         hold_out: items of the final test.
         classes: class names by label, empty if unknown.
         usage: how the model is used.
+        train: items to learn from, None where the user gave none; never one of the others.
+        warnings: what was noticed about the data, each with its remedy.
     """
 
     model: Model
@@ -40,15 +49,31 @@ class Workload:
     hold_out: Store
     classes: tuple[str, ...]
     usage: Usage
+    train: Store | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def open_workload(
-    model: Path, data: str, usage: Usage, settings: Settings, folder: Path
+    model: Path,
+    data: str,
+    usage: Usage,
+    settings: Settings,
+    folder: Path,
+    train: str | None = None,
 ) -> Workload:
     """Load, check and split; the splits are written below `folder`.
 
     The search gets as many items as the declared margin needs, if there are enough for both it
     and the hold-out.
+
+    Args:
+        model: an ONNX file.
+        data: the items to calibrate, search and prove with.
+        usage: how the model is used.
+        settings: what is declared before the search.
+        folder: for the splits; made if missing.
+        train: items to learn from, in the same forms as `data`; those that are among `data` too
+            are left out.
 
     Raises:
         JoulewiseError: whatever is wrong with the model or the data, in one line.
@@ -63,7 +88,15 @@ def open_workload(
         name: write_store(folder / name, dataset.inputs, dtypes, dataset.labels, indices)
         for name, indices in vars(splits).items()
     }
-    return Workload(model=loaded, source=data, classes=dataset.classes, usage=usage, **stores)
+    lessons, warnings = None, ()
+    if train is not None:
+        lessons, warnings = _lessons(
+            load_data(train, loaded), dataset, loaded, usage.batch_items, folder / "train"
+        )
+    return Workload(
+        model=loaded, source=data, classes=dataset.classes, usage=usage, train=lessons,
+        warnings=warnings, **stores,
+    )  # fmt: skip
 
 
 def check_certifiable(workload: Workload, settings: Settings) -> float:
@@ -90,6 +123,7 @@ def workload_record(workload: Workload, metric: Metric) -> WorkloadRecord:
     """Return the job as it goes into the bundle, without the folders of this machine."""
     stores = {
         "calibrate": workload.calibrate, "search": workload.search, "hold-out": workload.hold_out,
+        **({} if workload.train is None else {"train": workload.train}),
     }  # fmt: skip
     return WorkloadRecord(
         model=workload.model.path.name,
@@ -105,6 +139,49 @@ def workload_record(workload: Workload, metric: Metric) -> WorkloadRecord:
         expected_items=workload.usage.expected_items,
         classes=workload.classes,
     )
+
+
+def _lessons(
+    lessons: Dataset, dataset: Dataset, model: Model, batch_items: int, folder: Path
+) -> tuple[Store, tuple[str, ...]]:
+    """Write the items to learn from, without those that are also used to judge."""
+    check_data(lessons, model, batch_items)
+    if lessons.labels is None and dataset.labels is not None:
+        raise InputError(
+            f"{lessons.source} holds no labels, but {dataset.source} does; give them for both"
+        )
+    if lessons.classes != dataset.classes and lessons.classes and dataset.classes:
+        raise InputError(
+            f"the classes of {lessons.source} and {dataset.source} differ; give both the same "
+            "classes in the same order"
+        )
+    judged = set(_digests(dataset, model))
+    fresh = np.array([digest not in judged for digest in _digests(lessons, model)])
+    kept = np.flatnonzero(fresh)
+    if len(kept) < LEAST_LESSONS:
+        raise InputError(
+            f"{len(kept)} of the {lessons.items} items of {lessons.source} are not among "
+            f"{dataset.source} too; give at least {LEAST_LESSONS} of their own to learn from"
+        )
+    dtypes = {spec.name: spec.dtype for spec in model.inputs}
+    store = write_store(folder, lessons.inputs, dtypes, lessons.labels, kept)
+    if len(kept) == lessons.items:
+        return store, ()
+    return store, (
+        f"{lessons.items - len(kept)} of the {lessons.items} items to learn from are among the "
+        "items to judge with; they were left out",
+    )
+
+
+def _digests(dataset: Dataset, model: Model) -> list[bytes]:
+    """Return a digest of every item as the model takes it."""
+    found = []
+    for number in range(dataset.items):
+        digest = hashlib.blake2b(digest_size=16)
+        for spec in model.inputs:
+            digest.update(dataset.inputs[spec.name][number].astype(spec.dtype).tobytes())
+        found.append(digest.digest())
+    return found
 
 
 def _total_items(margin: float, confidence: float) -> int:
