@@ -16,3 +16,7 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        """Let seconds pass."""
+        self.now_s += seconds

@@ -12,9 +12,11 @@ import pytest
 
 from joulewise.core.energy import Meter
 from joulewise.core.host import read_host
+from joulewise.meter import plug, prometheus, redfish
 from joulewise.meter.battery import BatteryMeter
 from joulewise.meter.cpu_time import CpuTimeMeter
 from joulewise.meter.hwmon import HwmonMeter
+from joulewise.meter.ipmi import IpmiKind
 from joulewise.meter.jetson import JetsonMeter
 from joulewise.meter.nvml import NvmlMeter
 from joulewise.meter.perf import RaplPerfMeter
@@ -25,7 +27,9 @@ from joulewise.testing.meter_contract import MeterContract, Spend
 from joulewise.testing.perf import FakePerf
 from joulewise.testing.powercap import FakePowercap
 from tests.clock import FAR_S, Clock
+from tests.ipmi import printed, put_on_path
 from tests.nvml import Card, NvmlStub
+from tests.server import Instrument
 from tests.sysfs import write
 
 
@@ -195,6 +199,96 @@ class TestRecording(MeterContract):
         return spend
 
 
+class TestPlug(MeterContract):
+    """A plug that counts, on a local server."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[Instrument]:
+        with Instrument() as server:
+            server.pages["/e"] = {"wh": "100.000"}
+            yield server
+
+    @pytest.fixture
+    def meter(self, server: Instrument) -> Iterator[Meter]:
+        kind = plug.named(f"{server.url}/e?path=wh&unit=Wh&update_s=1")
+        meter = kind.attach([], read_host())
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, server: Instrument) -> Spend:
+        counted = iter(range(101, 200))
+
+        def spend() -> None:
+            server.pages["/e"] = {"wh": f"{next(counted)}.000"}
+
+        return spend
+
+
+class TestRedfish(MeterContract):
+    """A BMC with a power only; time passes between readings."""
+
+    PAGE = "/redfish/v1/Chassis/1/Power"
+
+    @pytest.fixture
+    def meter(self) -> Iterator[Meter]:
+        with Instrument() as server:
+            server.pages[self.PAGE] = {"PowerControl": [{"PowerConsumedWatts": 250}]}
+            meter = redfish.named(f"{server.url}{self.PAGE}?update_s=1").attach([], read_host())
+            yield meter
+            meter.close()
+
+    @pytest.fixture
+    def spend(self) -> Spend:
+        return lambda: None  # a reply takes time, in which 250 W flow
+
+
+class TestIpmi(MeterContract):
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def meter(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+    ) -> Iterator[Meter]:
+        put_on_path(tmp_path, monkeypatch, printed(240, "00000001 Seconds."))
+        meter = IpmiKind(clock=clock, sleep=clock.sleep).attach([], read_host())
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, clock: Clock) -> Spend:
+        return lambda: clock.sleep(1.5)
+
+
+class TestPrometheus(MeterContract):
+    """An exporter's page with two rails."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[Instrument]:
+        with Instrument() as server:
+            server.pages["/metrics"] = 'a_joules_total{n="1"} 5\na_joules_total{n="2"} 7\n'
+            yield server
+
+    @pytest.fixture
+    def meter(self, server: Instrument) -> Iterator[Meter]:
+        kind = prometheus.named(f"{server.url}/metrics?metric=a_joules_total&update_s=1")
+        meter = kind.attach([], read_host())
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, server: Instrument) -> Spend:
+        counted = iter(range(6, 100))
+
+        def spend() -> None:
+            page = f'a_joules_total{{n="1"}} {next(counted)}\na_joules_total{{n="2"}} 7\n'
+            server.pages["/metrics"] = page
+
+        return spend
+
+
 SUITES: dict[str, type[MeterContract]] = {
     "rapl": TestRapl,
     "rapl-perf": TestRaplPerf,
@@ -203,6 +297,10 @@ SUITES: dict[str, type[MeterContract]] = {
     "jetson": TestJetson,
     "battery": TestBattery,
     "recording": TestRecording,
+    "plug": TestPlug,
+    "redfish": TestRedfish,
+    "ipmi": TestIpmi,
+    "prometheus": TestPrometheus,
     "cpu-time": TestCpuTime,
 }
 

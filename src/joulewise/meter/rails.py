@@ -21,7 +21,7 @@ from typing import Literal
 from joulewise.core.energy import Reading
 from joulewise.core.errors import SensorError
 
-__all__ = ["LAG_S", "MAX_LATE_PERIODS", "Rail", "RailReader"]
+__all__ = ["LAG_S", "MAX_LATE_PERIODS", "Rail", "RailReader", "UnansweredError"]
 
 MAX_LATE_PERIODS = 20
 """Sampling periods between two samples above which the integral is refused: a judgement."""
@@ -29,17 +29,12 @@ MAX_LATE_PERIODS = 20
 TRIES = 2
 """How often an instrument is asked for one reading: a judgement."""
 
+LAG_S = 0.1
+"""Time by which a counter with a limit may lag its clock, s: 100 updates of RAPL; a judgement."""
+
 
 class UnansweredError(SensorError):
     """An instrument gave no reply this time; what it counts goes on."""
-
-
-def _no_refresh() -> None:
-    """Do nothing: each rail is read by itself."""
-
-
-LAG_S = 0.1
-"""Time by which a counter with a limit may lag its clock, s: 100 updates of RAPL; a judgement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +62,8 @@ class RailReader:
         rails: the rails, each once.
         period_s: time between samples of a thread, s; None where nothing needs sampling.
         clock: monotonic time, s; another function in tests.
-        refresh: called before the rails are read, where one reply holds them all.
+        refresh: called before the rails are read, where one reply holds them all; None where
+            each is read by itself.
 
     Raises:
         SensorError: a rail cannot be read.
@@ -79,11 +75,11 @@ class RailReader:
         *,
         period_s: float | None,
         clock: Callable[[], float] = time.monotonic,
-        refresh: Callable[[], None] = _no_refresh,
+        refresh: Callable[[], None] | None = None,
     ) -> None:
         self._rails = tuple(rails)
         self._clock = clock
-        self._refresh = refresh
+        self._refresh = refresh or _nothing
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._fault: SensorError | None = None
@@ -176,6 +172,10 @@ class RailReader:
                 continue
             except SensorError:
                 return  # the caller's next reading raises it again
+
+
+def _nothing() -> None:
+    """Do nothing: each rail is read by itself."""
 
 
 def _value(rail: Rail) -> float:

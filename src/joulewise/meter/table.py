@@ -106,6 +106,22 @@ METERS: Registry[MeterType] = Registry(
             target="joulewise.meter.recording:RecordingMeter",
             summary="an external meter's log, as in --meter recording:plug.csv; by name only",
         ),
+        "plug": Entry(
+            target="joulewise.meter.plug:PLUG",
+            summary="a smart plug (Shelly, Tasmota), as in --meter plug:http://192.168.1.5",
+        ),
+        "redfish": Entry(
+            target="joulewise.meter.redfish:REDFISH",
+            summary="a server's BMC over Redfish, as in --meter redfish:https://BMC",
+        ),
+        "ipmi": Entry(
+            target="joulewise.meter.ipmi:IPMI",
+            summary="this machine's BMC through ipmitool; by name only",
+        ),
+        "prometheus": Entry(
+            target="joulewise.meter.prometheus:PROMETHEUS",
+            summary="a Prometheus server or exporter, as in --meter 'prometheus:URL?query=QUERY'",
+        ),
         "cpu-time": Entry(
             target="joulewise.meter.cpu_time:CpuTimeMeter",
             summary="CPU time of the process tree times sourced watts; works in virtual machines",
