@@ -254,6 +254,40 @@ def compare(
 
 
 @app.command()
+def calibrate(
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", help="rapl, another meter, or an external meter's log FILE."),
+    ] = None,
+    max_minutes: Annotated[
+        float, typer.Option("--max-minutes", help="Longest time that it may take.")
+    ] = 60.0,
+    show: Annotated[bool, typer.Option("--show", help="Print what is kept, and end.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Remove what is kept, and end.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of the steps.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a copy of the record to this file.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Raise the estimate from CPU time to grade C on this machine, against a better meter."""
+    from joulewise.cli.calibrate import Shown, run_calibrate, run_forget, run_show
+
+    if (reference is not None) + show + forget != 1:
+        raise UsageError("give one of --reference NAME or FILE, --show and --forget")
+    if not max_minutes > 0:
+        raise UsageError("the most minutes must be above 0")
+    shown = Shown(output=output, as_json=json, quiet=quiet)
+    if reference is not None:
+        run_calibrate(reference, max_minutes, seed, shown)
+    elif show:
+        run_show(shown)
+    else:
+        run_forget(quiet=quiet)
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Tell what works on this machine, and the one-line fix for what does not."""
     from joulewise.cli.doctor import run_doctor

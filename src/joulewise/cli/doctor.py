@@ -12,13 +12,16 @@ from importlib.util import find_spec
 import typer
 
 from joulewise import __version__
+from joulewise.cli.calibrate import age
 from joulewise.compress.passes import PASSES
 from joulewise.core.energy import Component, Grade, Sensor
-from joulewise.core.errors import JoulewiseError, MissingExtraError, one_line
+from joulewise.core.errors import InputError, JoulewiseError, MissingExtraError, one_line
 from joulewise.core.host import Host, read_host
 from joulewise.core.records import to_json
 from joulewise.core.registry import Registry
 from joulewise.export.program import RUNTIMES
+from joulewise.meter.calibration import Calibration
+from joulewise.meter.calibration_store import kept, of_other_machines
 from joulewise.meter.interleave import least_block_s
 from joulewise.meter.table import MeterStatus, open_meter, probe_meters
 from joulewise.report.text import joules, seconds
@@ -36,7 +39,7 @@ class Finding:
     """One thing that joulewise can use.
 
     Args:
-        kind: "meter", "runtime", "pass" or "report".
+        kind: "meter", "estimate", "runtime", "pass" or "report".
         name: its registry name.
         works: whether it works here.
         detail: what it is, its version or grade.
@@ -81,15 +84,14 @@ def diagnose() -> Report:
     meters = tuple(_meter(status) for status in states)
     findings = (
         *meters,
+        _calibration(read_host()),
         *_registered("runtime", RUNTIMES),
         *_registered("pass", PASSES),
         _plots(),
     )
     working = [state for state, meter in zip(states, meters, strict=True) if meter.works]
     unasked = [
-        state.grade
-        for state in working
-        if state.component != "gpu" and not state.by_name_only
+        state.grade for state in working if state.component != "gpu" and not state.by_name_only
     ]
     usable = {finding.kind for finding in findings if finding.works}
     return Report(
@@ -147,6 +149,38 @@ def _meter(status: MeterStatus) -> Finding:
         fix=reason,
         sensor=sensor,
         shortest_window_s=None if sensor is None else least_block_s(sensor),
+    )
+
+
+def _calibration(host: Host) -> Finding:
+    """Say whether the estimate from CPU time is calibrated on this machine, and since when."""
+    fix = "joulewise calibrate --reference rapl (or the file that an external meter writes)"
+    try:
+        found = kept(host)
+        detail = _uncalibrated(host) if found is None else _calibrated(found.calibration)
+    except InputError as error:
+        found, detail, fix = None, "cpu-time cannot be used as its calibration is bad", str(error)
+    return Finding(
+        kind="estimate",
+        name="calibration",
+        works=found is not None,
+        detail=detail,
+        fix=fix if found is None else None,
+    )
+
+
+def _calibrated(calibration: Calibration) -> str:
+    return (
+        f"cpu-time is of grade C: {calibration.net_w:.3g} W per busy CPU, calibrated against "
+        f"{calibration.reference.name} on {age(calibration.created)}"
+    )
+
+
+def _uncalibrated(host: Host) -> str:
+    newest, *more = (*of_other_machines(host), "")
+    others = f"; {newest}" if newest else ""
+    return f"cpu-time is of grade D: it is not calibrated on this machine{others}" + (
+        f" and {len(more) - 1} more" if len(more) > 1 else ""
     )
 
 

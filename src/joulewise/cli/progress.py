@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -83,6 +84,14 @@ class Terminal:
         else:
             self._say(f"[{number:2}/{total}] {_result(trial)}  {name}{_reason(trial)}")
             self._bar.update(self._task, total=total, completed=number)
+
+    def step(self, number: int, total: int, name: str) -> None:
+        """Say that a step of a known number begins; without a bar, about ten times in all."""
+        if self._bar.disable and (number - 1) % math.ceil(total / 10) == 0:
+            self._say(f"[{number:{len(str(total))}}/{total}] {name}")
+        self._bar.update(
+            self._task, description=text.plain(name)[:60], total=total, completed=number - 1
+        )
 
     def _say(self, line: str) -> None:
         self._console.print(text.plain(line), markup=False, highlight=False)

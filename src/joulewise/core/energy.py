@@ -63,6 +63,8 @@ class Sensor:
         high_ratio: true joules are at most this times the reading.
         pair_ratio: largest factor (>= 1) by which the ratio of two programs on this machine may
             be off, that is, the part of the band that does not cancel.
+        load_ratio: further factor (>= 1) where they keep different numbers of CPUs busy; 1 where
+            the sensor sees that, or where nothing is known of it.
         source: where the figures come from.
     """
 
@@ -77,6 +79,7 @@ class Sensor:
     high_ratio: float
     pair_ratio: float
     source: str
+    load_ratio: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

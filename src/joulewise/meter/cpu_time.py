@@ -1,9 +1,10 @@
-"""Estimate joules from the CPU time of processes and a sourced power table (grade D).
+"""Estimate joules from the CPU time of processes and watts per busy CPU (grade D, or C).
 
 The joules are CPU seconds times the watts that a machine of this microarchitecture draws above
-idle per busy logical CPU. Other tenants, waiting and sleeping cost nothing here, so it works in
-virtual machines and on shared hosts; what it cannot see is that some instructions draw more than
-others, which is the pair ratio.
+idle per busy logical CPU: from a sourced table (grade D), or from the calibration of this very
+machine where there is one (grade C, see joulewise.meter.calibration). Other tenants, waiting and
+sleeping cost nothing here, so it works in virtual machines and on shared hosts; what it cannot see
+is that some instructions draw more than others, which is the pair ratio.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from joulewise.core.energy import Component, Grade, Reading, Sensor
-from joulewise.core.host import Host
+from joulewise.core.errors import InputError
+from joulewise.core.host import Host, read_host
+from joulewise.meter.calibration_store import Kept, kept
 from joulewise.meter.power_table import INSTRUCTION_MIX_SPREAD_RATIO, PowerRow, power_of
 from joulewise.meter.processes import PROC, ProcessTree, process_cpu_s
 
-__all__ = ["CpuTimeMeter", "probe"]
+__all__ = ["CpuTimeMeter", "calibrated_sensor", "cpu_time_sensor", "probe"]
 
 RAIL = "cpu"
 
@@ -38,7 +41,23 @@ def probe(*, proc: Path = PROC, platform: str = sys.platform) -> str | None:
         return f"exact CPU times of other processes need Linux, this is {platform}"
     if not (proc / "self" / "stat").exists():
         return f"{proc} is not mounted; mount it with: mount -t proc proc {proc}"
+    try:
+        kept(read_host())
+    except InputError as error:
+        return str(error)
     return None
+
+
+class _GradeHere:
+    """The grade as an attribute: C where this machine is calibrated, else D."""
+
+    def __get__(self, meter: CpuTimeMeter | None, kind: type[CpuTimeMeter]) -> Grade:
+        if meter is not None:
+            return meter.sensor.grade
+        try:
+            return "D" if kept(read_host()) is None else "C"
+        except InputError:  # probe() says why, and nothing is opened
+            return "D"
 
 
 class CpuTimeMeter:
@@ -47,6 +66,7 @@ class CpuTimeMeter:
     Args:
         pids: the processes to bill.
         host: the machine; decides the row of the power table.
+        calibration: that of the machine, None for the power table.
         proc: where the proc file system is; another folder in tests.
         clock: reads the CPU time of one process, s.
         now: monotonic time, s; another function in tests.
@@ -55,7 +75,7 @@ class CpuTimeMeter:
         SensorError: a process does not exist.
     """
 
-    grade: ClassVar[Grade] = "D"
+    grade = _GradeHere()
     component: ClassVar[Component] = "cpu"
     probe: ClassVar[Callable[[], str | None]] = staticmethod(probe)
 
@@ -64,20 +84,31 @@ class CpuTimeMeter:
         pids: Sequence[int],
         *,
         host: Host,
+        calibration: Kept | None = None,
         proc: Path = PROC,
         clock: Callable[[int], float] = process_cpu_s,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = now
-        self._row = power_of(host)
         self._tree = ProcessTree(pids, proc=proc, clock=clock)
-        self.sensor = cpu_time_sensor(self._row)
-        self.idle_w: float | None = self._row.idle_w.central * host.logical_cpus
+        self.idle_w: float | None
+        if calibration is None:
+            row = power_of(host)
+            self._net_w, self.sensor = row.net_w.central, cpu_time_sensor(row)
+            self.idle_w = row.idle_w.central * host.logical_cpus
+        else:
+            known = calibration.calibration
+            self._net_w, self.sensor = known.net_w, calibrated_sensor(calibration)
+            self.idle_w = known.idle_w
 
     @classmethod
     def attach(cls, pids: Sequence[int], host: Host) -> CpuTimeMeter:
-        """Open the meter on processes of this machine."""
-        return cls(pids, host=host)
+        """Open the meter on processes of this machine, calibrated where the machine is.
+
+        Raises:
+            InputError: the machine's calibration cannot be read.
+        """
+        return cls(pids, host=host, calibration=kept(host))
 
     def cpu_s(self) -> float:
         """Return the CPU time of the processes and their children since they started, s."""
@@ -85,7 +116,7 @@ class CpuTimeMeter:
 
     def joules_of(self, cpu_s: float) -> float:
         """Return the central estimate for `cpu_s` seconds of CPU time, J."""
-        return cpu_s * self._row.net_w.central
+        return cpu_s * self._net_w
 
     def read(self) -> Reading:
         """Return the estimated joules since the processes started."""
@@ -112,4 +143,30 @@ def cpu_time_sensor(row: PowerRow) -> Sensor:
         high_ratio=row.net_w.high / row.net_w.central,
         pair_ratio=INSTRUCTION_MIX_SPREAD_RATIO,
         source=f"{row.name}, {row.servers} servers: {row.source}",
+    )
+
+
+def calibrated_sensor(calibration: Kept) -> Sensor:
+    """Describe the estimate that a calibration gives."""
+    known, reference = calibration.calibration, calibration.calibration.reference
+    covered = reference.boundary.partition(", idle included")[0]
+    return Sensor(
+        name="cpu-time",
+        grade="C",
+        boundary=(
+            f"{covered}, above idle as {reference.name} counts it, by CPU time of the process and "
+            "its children"
+        ),
+        rails=(RAIL,),
+        includes_idle=False,
+        resolution_j=known.net_w * CLOCK_STEP_S,
+        update_period_s=None,
+        low_ratio=known.low_ratio,
+        high_ratio=known.high_ratio,
+        pair_ratio=known.pair_ratio,
+        load_ratio=known.load_ratio,
+        source=(
+            f"calibrated on {known.created[:10]} against {reference.name} (grade "
+            f"{reference.grade}), record {calibration.digest[:12]}: {reference.source}"
+        ),
     )
