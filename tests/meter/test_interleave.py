@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,6 +46,7 @@ class Machine:
     """A virtual clock, a joule counter that counts idle power too, and who ran when."""
 
     slowness: Callable[[float], float] = steady
+    idle_w: Callable[[float], float] = lambda _now_s: IDLE_W
     now_s: float = 0.0
     joules: float = 0.0
     ran: list[tuple[str, int, float]] = field(default_factory=list)
@@ -55,7 +56,7 @@ class Machine:
         """Let a program work; return how long it took on this machine at this hour."""
         lasted_s = seconds * self.slowness(self.now_s)
         self.now_s += lasted_s
-        self.joules += lasted_s * (IDLE_W + above_idle_w)
+        self.joules += lasted_s * (self.idle_w(self.now_s - lasted_s / 2) + above_idle_w)
         return lasted_s
 
 
@@ -302,6 +303,109 @@ def test_meters_are_closed_when_a_later_one_does_not_open() -> None:
     with pytest.raises(SensorError, match="second"):
         interleave(pair(machine), open_meter, PLAN)
     assert machine.open_meters == 0
+
+
+# ---------------------------------------------------------------- idle power within the rounds
+
+
+def ignorant(machine: Machine, sensor: Sensor = SENSOR) -> Callable[[Sequence[int]], Meter]:
+    """Open meters that include idle power and do not know it."""
+
+    def open_meter(_pids: Sequence[int]) -> Meter:
+        meter = FakeMeter(machine, sensor)
+        meter.idle_w = None
+        return meter
+
+    return open_meter
+
+
+def rest(machine: Machine) -> Callable[[float], None]:
+    """Return what lets time pass on a machine that does nothing."""
+
+    def sleep(seconds: float) -> None:
+        machine.now_s += seconds
+        machine.joules += seconds * machine.idle_w(machine.now_s - seconds / 2)
+        machine.ran.append(("sleep", 0, seconds))
+
+    return sleep
+
+
+def test_unknown_idle_power_is_watched_in_every_round() -> None:
+    machine = Machine()
+    taken = interleave(pair(machine), ignorant(machine), PLAN, sleep=rest(machine))
+    for name, measurement in taken.items():
+        assert len(measurement.idle_blocks) == len(measurement.blocks) == PLAN.rounds
+        assert measurement.idle_w == pytest.approx(IDLE_W)
+        assert block_joules_per_item(measurement, "net") == pytest.approx([NET_J[name]] * 8)
+    ratio = ratio_of(taken["baseline"], taken["candidate"], 0.95)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((0.4, 0.4, 0.4))
+    assert (ratio.pairs, ratio.grade, ratio.objective) == (8, "B", "net of idle")
+
+
+def test_idle_is_watched_at_a_random_place_of_each_round() -> None:
+    machine, plan = Machine(), Plan(rounds=20, block_s=0.5)
+    interleave(pair(machine), ignorant(machine), plan, sleep=rest(machine))
+    blocks = [name for name, _, seconds in machine.ran if name != "sleep" or seconds > 0.1]
+    rounds = [tuple(blocks[i - 3 : i]) for i in range(len(blocks), len(blocks) - 60, -3)]
+    assert all(sorted(names) == ["baseline", "candidate", "sleep"] for names in rounds)
+    assert {names.index("sleep") for names in rounds} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("batch_s", "period_s", "wanted_s"), [(0.01, 0.001, 0.5), (9.0, 0.001, 5.0), (0.01, 0.5, 10.0)]
+)
+def test_idle_is_watched_as_long_as_a_block_or_a_few_seconds_or_a_few_updates(
+    batch_s: float, period_s: float, wanted_s: float
+) -> None:
+    machine, sensor = Machine(), replace(SENSOR, update_period_s=period_s)
+    program = Program(machine, "p", batch_s=batch_s, above_idle_w=10.0)
+    taken = interleave({"p": program}, ignorant(machine, sensor), PLAN, sleep=rest(machine))
+    later = taken["p"].idle_blocks[1:]  # there may be no block before the first
+    assert [block.seconds for block in later] == pytest.approx([wanted_s] * 7, rel=0.05)
+
+
+@pytest.mark.parametrize("sensor", [SENSOR, replace(SENSOR, includes_idle=False)])
+def test_idle_is_not_watched_where_it_is_known_or_left_out(sensor: Sensor) -> None:
+    machine = Machine()
+    open_meter = opener(machine) if sensor.includes_idle else ignorant(machine, sensor)
+    taken = interleave(pair(machine), open_meter, PLAN, sleep=rest(machine))
+    assert not [name for name, _, _ in machine.ran if name == "sleep"]
+    assert taken["baseline"].idle_blocks == ()
+
+
+def test_idle_power_that_drifts_does_not_shift_the_ratio() -> None:
+    """Nor widen it much; watched once, before the first round, it would shift it."""
+    machine = Machine(idle_w=lambda now_s: IDLE_W + now_s / 10)
+    plan = Plan(rounds=60, block_s=0.5)
+    taken = interleave(pair(machine), ignorant(machine), plan, sleep=rest(machine))
+    ratio = ratio_of(taken["baseline"], taken["candidate"], 0.95)
+    assert ratio.value == pytest.approx(0.4, rel=0.002)
+    assert ratio.low < 0.4 < ratio.high
+    once = [replace(each, idle_w=IDLE_W, idle_blocks=()) for each in taken.values()]
+    assert abs(ratio_of(once[0], once[1], 0.95).value / 0.4 - 1) > 0.04
+
+
+def test_each_look_sees_whole_rounds() -> None:
+    machine, seen = Machine(), []
+
+    def enough(found: Mapping[str, Measurement]) -> bool:
+        seen.append({(len(each.blocks), len(each.idle_blocks)) for each in found.values()})
+        return len(seen) == 3
+
+    interleave(pair(machine), ignorant(machine), PLAN, enough, sleep=rest(machine))
+    assert seen == [{(1, 1)}, {(2, 2)}, {(3, 3)}]
+
+
+def test_single_blocks_may_lie_below_idle_but_not_all() -> None:
+    idle = tuple(Block(items=0, seconds=2.0, reading_j=2.0) for _ in range(3))
+
+    def taken(*joules: float) -> Measurement:
+        return replace(measurement(joules), idle_blocks=idle)
+
+    ratio = ratio_of(taken(7.0, 8.0, 9.0), taken(1.9, 6.0, 8.0), 0.95)
+    assert ratio.value == pytest.approx((1.9 + 6 + 8 - 6) / (7 + 8 + 9 - 6))
+    with pytest.raises(SensorError, match="did not rise above idle; stop other work"):
+        ratio_of(taken(7.0, 8.0, 9.0), taken(1.0, 2.0, 2.5), 0.95)
 
 
 # ---------------------------------------------------------------- figures of a measurement

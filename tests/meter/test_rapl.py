@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulewise.core.energy import Meter
-from joulewise.core.errors import SensorError, UsageError
-from joulewise.meter.rapl import PLAUSIBLE_W, RaplMeter, find_zones, measure_idle_w, probe
+from joulewise.core.errors import SensorError
+from joulewise.meter.rapl import PLAUSIBLE_W, RaplMeter, find_zones, probe
 from joulewise.testing.meter_contract import MeterContract, Spend
 from joulewise.testing.powercap import FakePowercap
 
@@ -248,21 +248,6 @@ def test_probe_says_why_a_counter_is_unreadable(tree: FakePowercap) -> None:
     path.unlink()
     path.mkdir()
     assert "cannot read" in str(probe(tree.root))
-
-
-def test_idle_power_is_joules_over_time(
-    tree: FakePowercap, meter: RaplMeter, clock: FakeClock
-) -> None:
-    def sleep(seconds: float) -> None:
-        clock.now_s += seconds
-        tree.advance({PACKAGE: 30.0 * seconds, DRAM: 2.0 * seconds})
-
-    assert measure_idle_w(meter, 5.0, sleep=sleep) == pytest.approx(32.0)
-
-
-def test_idle_power_needs_time(meter: RaplMeter) -> None:
-    with pytest.raises(UsageError, match="longer than 0 s"):
-        measure_idle_w(meter, 0.0, sleep=lambda _seconds: None)
 
 
 def test_no_wrap_is_missed_however_long_the_caller_waits(tmp_path: Path) -> None:

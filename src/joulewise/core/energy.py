@@ -147,6 +147,8 @@ class Measurement:
         latency_p50_s: median time of one batch, s.
         latency_p95_s: 95th percentile of the time of one batch, s.
         warnings: what may have spoilt it, each with its remedy.
+        idle_blocks: what was counted while nothing ran, one for each of `blocks`, within the same
+            round; empty where the sensor does not include idle power or it was known before.
     """
 
     sensor: Sensor
@@ -155,6 +157,7 @@ class Measurement:
     latency_p50_s: float | None = None
     latency_p95_s: float | None = None
     warnings: tuple[str, ...] = ()
+    idle_blocks: tuple[Block, ...] = ()
 
     @property
     def items(self) -> int:

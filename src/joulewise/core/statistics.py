@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from joulewise.core.claim import Ratio
-from joulewise.core.energy import Grade
+from joulewise.core.energy import Block, Grade
 
 __all__ = [
     "fewest_items",
     "items_needed",
     "lower_bound",
+    "net_ratio",
     "noninferiority_p_value",
     "paired_ratio",
     "quotient",
@@ -263,19 +264,64 @@ def paired_ratio(
     Source: t interval of log-ratios, e.g. Georges, Buytaert, Eeckhout 2007 (OOPSLA), sec. 3.
     """
     logs = _log_ratios(baseline, candidate)
-    mean = float(np.mean(logs))
-    error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-    half = min(float(stats.t.ppf(0.5 + confidence / 2.0, len(logs) - 1)) * error, WIDEST_LOG)
-    return Ratio(
-        value=math.exp(mean),
-        low=math.exp(mean - half) / pair_ratio,
-        high=math.exp(mean + half) * pair_ratio,
-        sampling_low=math.exp(mean - half),
-        sampling_high=math.exp(mean + half),
+    return _ratio_of_logs(
+        float(np.mean(logs)),
+        logs,
         confidence=confidence,
-        pairs=len(logs),
+        pair_ratio=pair_ratio,
         grade=grade,
         objective=objective,
+    )
+
+
+def net_ratio(
+    baseline: Sequence[Block],
+    candidate: Sequence[Block],
+    idle: Sequence[Block],
+    *,
+    confidence: float,
+    pair_ratio: float,
+    grade: Grade,
+) -> Ratio:
+    """Return the ratio of joules above idle, where idle power was watched in every round too.
+
+    With gross joules g and seconds s per item of a block, and idle power p over all idle blocks, it
+    is mean(g - p s) of the candidate over that of the baseline. Single blocks may lie below idle.
+    The interval is Student's t on what each round adds to the logarithm of the ratio, its idle
+    block included: what drift, neighbours and p itself add is in it, and what they add to all
+    blocks of a round alike cancels.
+
+    Args:
+        baseline: one block of each round.
+        candidate: the same, in the same order.
+        idle: what was counted while nothing ran in each round; its items do not matter.
+        confidence: two-sided, in (0, 1).
+        pair_ratio: largest factor (>= 1) by which the sensor may distort a ratio.
+        grade: of both sides.
+
+    Raises:
+        ValueError: fewer than two rounds, unequal lengths, or means that are not above idle.
+
+    Source: linearised ("delta method") variance of a ratio of means, Cochran 1977, Sampling
+    Techniques, ch. 6, of which p is one more mean.
+    """
+    if not len(baseline) == len(candidate) == len(idle) >= 2:
+        raise ValueError("a ratio needs at least two rounds, each with all of its blocks")
+    idle_j = np.array([block.reading_j for block in idle])
+    idle_s = np.array([block.seconds for block in idle])
+    idle_w = np.sum(idle_j) / np.sum(idle_s)
+    idle_error_w = (idle_j - idle_w * idle_s) / np.mean(idle_s)
+    means, influences = zip(
+        *(_above_idle(blocks, idle_w, idle_error_w) for blocks in (baseline, candidate)),
+        strict=True,
+    )
+    return _ratio_of_logs(
+        math.log(means[1] / means[0]),
+        influences[1] - influences[0],
+        confidence=confidence,
+        pair_ratio=pair_ratio,
+        grade=grade,
+        objective="net of idle",
     )
 
 
@@ -305,6 +351,43 @@ def quotient(candidate: Ratio, baseline: Ratio) -> Ratio:
         pairs=min(candidate.pairs, baseline.pairs),
         grade=candidate.grade,
         objective=candidate.objective,
+    )
+
+
+def _above_idle(
+    blocks: Sequence[Block], idle_w: float, idle_error_w: Floats
+) -> tuple[float, Floats]:
+    """Return mean joules per item above idle, and what each round adds to its logarithm."""
+    seconds = np.array([block.seconds / block.items for block in blocks])
+    joules = np.array([block.reading_j / block.items for block in blocks]) - idle_w * seconds
+    mean = float(np.mean(joules))
+    if mean <= 0:
+        raise ValueError("mean joules per item must lie above idle")
+    return mean, (joules - mean - np.mean(seconds) * idle_error_w) / mean
+
+
+def _ratio_of_logs(
+    center: float,
+    logs: Floats,
+    *,
+    confidence: float,
+    pair_ratio: float,
+    grade: Grade,
+    objective: str,
+) -> Ratio:
+    """Return the ratio whose logarithm is `center` and varies as the mean of `logs` does."""
+    error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+    half = min(float(stats.t.ppf(0.5 + confidence / 2.0, len(logs) - 1)) * error, WIDEST_LOG)
+    return Ratio(
+        value=math.exp(center),
+        low=math.exp(center - half) / pair_ratio,
+        high=math.exp(center + half) * pair_ratio,
+        sampling_low=math.exp(center - half),
+        sampling_high=math.exp(center + half),
+        confidence=confidence,
+        pairs=len(logs),
+        grade=grade,
+        objective=objective,
     )
 
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from joulewise.core.energy import Component, Grade, Meter, Reading, Sensor
-from joulewise.core.errors import SensorError, UsageError
+from joulewise.core.energy import Component, Grade, Reading, Sensor
+from joulewise.core.errors import SensorError
 from joulewise.core.host import Host
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "RaplMeter",
     "Zone",
     "find_zones",
-    "measure_idle_w",
     "probe",
     "rapl_sensor",
 ]
@@ -131,31 +130,10 @@ def find_zones(root: Path = ROOT, *, read: ReadText = Path.read_text) -> tuple[Z
     return tuple(zone for name in distinct for zone in _zones_of(name, packages[name], read))
 
 
-def measure_idle_w(
-    meter: Meter, seconds: float, *, sleep: Callable[[float], None] = time.sleep
-) -> float:
-    """Measure the mean power while nothing is asked of the machine, W.
-
-    Args:
-        meter: an open counter.
-        seconds: how long to watch, s; at least about 100 counter updates.
-        sleep: waits that long; another function in tests.
-
-    Raises:
-        UsageError: no time passed between the two readings.
-    """
-    before = meter.read()
-    sleep(seconds)
-    after = meter.read()
-    if after.time_s <= before.time_s:
-        raise UsageError("idle power needs a window longer than 0 s")
-    return (after.total_j - before.total_j) / (after.time_s - before.time_s)
-
-
 class RaplMeter:
     """Count the joules of all packages and their DRAM.
 
-    `idle_w` is None until the caller sets it, as measure_idle_w gives it.
+    `idle_w` is None until the caller sets it.
 
     Args:
         root: the powercap class folder; another folder in tests.
