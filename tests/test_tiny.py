@@ -18,6 +18,7 @@ from tests.models import Job, make_job, shorten_plans
 SETTINGS = joulewise.Settings(
     margin=0.05, runtimes=("onnxruntime",), meter="cpu-time", lossless_only=True
 )
+SUPPLY = joulewise.supply("DE", pue=1.2, price=0.25, currency="EUR")
 
 
 class Recorder:
@@ -27,6 +28,9 @@ class Recorder:
         self.stages: list[str] = []
         self.begun: list[str] = []
         self.finished: list[Trial] = []
+
+    def part(self, done: float, words: str) -> None:
+        raise AssertionError(f"no step here reports {words} at {done}")
 
     def stage(self, text: str) -> None:
         self.stages.append(text)
@@ -54,8 +58,27 @@ def bundle(job: Job, progress: Recorder) -> Iterator[Bundle]:
     with pytest.MonkeyPatch.context() as patch:
         shorten_plans(patch)
         yield joulewise.optimize(
-            job.model, str(job.data), job.model.parent / "out", settings=SETTINGS, progress=progress
+            job.model,
+            str(job.data),
+            job.model.parent / "out",
+            settings=SETTINGS,
+            supply=SUPPLY,
+            progress=progress,
         )
+
+
+def test_footprints_are_of_the_search_and_of_a_million_items(bundle: Bundle) -> None:
+    spent = bundle.footprints["search"]
+    assert spent == SUPPLY.footprint(bundle.ledger.total_j)
+    million = bundle.footprints["million inferences"]
+    assert million.carbon is not None
+    assert million.money is not None
+    assert million.money.price.currency == "EUR"
+    found = [t.measurement for t in bundle.trials if t.recipe == bundle.recipe and t.measurement]
+    per_item = found[0].net_j_per_item
+    assert per_item is not None
+    assert 0.3 < million.energy_j.central / (1e6 * per_item.central) < 3  # measured twice
+    assert not any("CO2" in part for claim in bundle.claims for part in [repr(claim)])
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -11,6 +11,7 @@ from joulewise.core.energy import Interval
 from joulewise.core.host import package_versions
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Artifact, Bundle
+from joulewise.core.supply import Footprint, Supply
 from joulewise.meter.bill import Bill
 from joulewise.proof.prove import Contest
 from joulewise.search.choose import Choice, with_reasons
@@ -57,8 +58,15 @@ def contest(session: Session, choice: Choice, candidate: Trial) -> Contest:
     )
 
 
-def record(session: Session, outcome: Outcome, bill: Bill) -> Bundle:
-    """Return the bundle's record."""
+def record(session: Session, outcome: Outcome, bill: Bill, supply: Supply | None = None) -> Bundle:
+    """Return the bundle's record.
+
+    Args:
+        session: of the search.
+        outcome: what it has come to.
+        bill: what it cost.
+        supply: where its electricity came from; None counts neither grams nor money.
+    """
     settings, choice = session.settings, outcome.choice
     ledger = _ledger(bill, outcome.claim)
     claim = outcome.claim and _with_payback(outcome.claim, ledger, session)
@@ -84,7 +92,25 @@ def record(session: Session, outcome: Outcome, bill: Bill) -> Bundle:
         trials=with_reasons(outcome.trials, choice),
         ledger=ledger,
         warnings=(*outcome.warnings, *_noise(outcome)),
+        footprints={} if supply is None else _footprints(supply, ledger, outcome, verdict),
     )
+
+
+def _footprints(
+    supply: Supply, ledger: Ledger, outcome: Outcome, verdict: str
+) -> Mapping[str, Footprint]:
+    """Return the footprints of the search, and of a million items of the winner if known."""
+    won = outcome.claim is not None and verdict != "keep"
+    winner = (
+        outcome.claim.measurements["candidate"]
+        if outcome.claim is not None and won
+        else outcome.choice.as_found.measurement
+    )
+    per_item = None if winner is None else winner.net_j_per_item
+    found = {"search": supply.footprint(ledger.total_j)}
+    if per_item is not None:
+        found["million inferences"] = supply.footprint(per_item.scaled(1e6))
+    return found
 
 
 def _verdict(recipe: Recipe) -> str:

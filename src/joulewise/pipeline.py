@@ -15,6 +15,7 @@ from joulewise.core.host import Host, read_host
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.records import Bundle
 from joulewise.core.settings import Settings, Usage
+from joulewise.core.supply import Supply
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import RUNTIMES
 from joulewise.meter.bill import Bill
@@ -44,10 +45,14 @@ PROOF_PLAN = Plan(rounds=20, block_s=0.25)
 
 
 class Progress(Protocol):
-    """Told of every stage as it begins, and of every trial before and after it."""
+    """Told of every stage as it begins, of every trial before and after it, and of long steps.
+
+    A part is the share of a step that is done, in [0, 1], and a few words about it.
+    """
 
     def stage(self, text: str) -> None: ...
     def trial(self, number: int, total: int, recipe: Recipe, trial: Trial | None) -> None: ...
+    def part(self, done: float, words: str) -> None: ...
 
 
 class Silent:
@@ -59,15 +64,20 @@ class Silent:
     def trial(self, number: int, total: int, recipe: Recipe, trial: Trial | None) -> None:
         """Say nothing."""
 
+    def part(self, done: float, words: str) -> None:
+        """Say nothing."""
+
 
 def optimize(
     model: str | Path,
     data: str,
     output: str | Path,
     *,
+    train: str | None = None,
     usage: Usage | None = None,
     settings: Settings | None = None,
     resume: bool = False,
+    supply: Supply | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Find the version of a model that does the same job for the fewest joules, with proof.
@@ -76,9 +86,13 @@ def optimize(
         model: an ONNX file.
         data: a ``.npz`` file, a folder of images, or ``package.module:function``.
         output: folder for the bundle; must not exist.
+        train: items to learn from, in the same forms as `data`; with them, models that can learn
+            are also pruned and taught again.
         usage: how the model is used; one item at a time by default.
         settings: what is declared before the search.
         resume: go on with an interrupted run of the same command.
+        supply: where the electricity comes from, as from `joulewise.supply`; None counts neither
+            grams nor money.
         progress: told what happens.
 
     Returns:
@@ -95,7 +109,7 @@ def optimize(
         bill = Bill(open_meter([os.getpid()]))
         progress.stage("reading the model and the data")
         with bill.stage("preparation"):
-            workload = open_workload(Path(model), data, usage, settings, work / "data")
+            workload = open_workload(Path(model), data, usage, settings, work / "data", train)
             smallest = check_certifiable(workload, settings)
             judge = judge_of_original(workload, runtimes, settings, work / "original")
         session = Session(
@@ -107,7 +121,7 @@ def optimize(
             f"{100 * smallest:.2f} points at the best; {100 * settings.margin:g} are declared"
         )
         progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
-        trials = search(session, bill, progress.trial)
+        trials = search(session, bill, progress.trial, progress.part)
         choice, claim = choose(trials), None
         if choice.candidate is not None:
             progress.stage(f"proving {choice.candidate.recipe} on the hold-out")
@@ -116,9 +130,10 @@ def optimize(
                 plan = replace(PROOF_PLAN, seed=settings.seed)
                 claim = prove(test, workload.hold_out, open_meter, plan, work / "proof")
         outcome = Outcome(
-            trials=trials, choice=choice, claim=claim, smallest_margin=smallest, warnings=warnings
+            trials=trials, choice=choice, claim=claim, smallest_margin=smallest,
+            warnings=(*warnings, *workload.warnings),
         )
-        bundle = record(session, outcome, bill)
+        bundle = record(session, outcome, bill, supply)
         bundles.write(bundle, session.artifact_folder(bundle.recipe), workload, work, output)
     return bundle
 

@@ -45,7 +45,7 @@ def test_help_needs_little_cpu_time(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert usage.ru_utime + usage.ru_stime < HELP_CPU_S
     told = (tmp_path / "help").read_text()
-    for command in ("optimize", "demo", "verify", "measure", "doctor"):
+    for command in ("optimize", "demo", "verify", "measure", "carbon", "doctor"):
         assert f"  {command} " in told
 
 

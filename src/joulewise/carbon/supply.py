@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from joulewise.carbon.live import find_live_intensity
+from joulewise.carbon.services import ask_service
 from joulewise.carbon.table import find_intensity
 from joulewise.core.errors import UsageError
 from joulewise.core.supply import Intensity, Price, Supply
@@ -13,7 +13,7 @@ __all__ = ["supply"]
 def supply(
     place: str | None = None,
     *,
-    live: str | None = None,
+    service: str | None = None,
     pue: float | None = None,
     price: float | None = None,
     currency: str | None = None,
@@ -27,7 +27,7 @@ def supply(
     Args:
         place: a country ("DE"), a US subregion ("us:CAMX"), a cloud region ("gcp:europe-west1") or
             "world"; None counts no grams. ``joulewise carbon --list`` shows all.
-        live: a service to ask for the present intensity instead of the tables: "uk",
+        service: a service to ask for the present intensity instead of the tables: "uk",
             "electricitymaps" or "energidataservice"; it goes over the network, once.
         pue: energy of the whole building for each joule of its computers, 1 or more; None adds no
             overhead.
@@ -41,7 +41,7 @@ def supply(
     if (price is None) != (currency is None):
         raise UsageError("a price needs its currency: give both --price 0.25 and --currency EUR")
     return Supply(
-        intensity=_intensity(place, live),
+        intensity=_intensity(place, service),
         pue=pue,
         price=None
         if price is None or currency is None
@@ -49,7 +49,7 @@ def supply(
     )
 
 
-def _intensity(place: str | None, live: str | None) -> Intensity | None:
-    if live is not None:
-        return find_live_intensity(live, place)
+def _intensity(place: str | None, service: str | None) -> Intensity | None:
+    if service is not None:
+        return ask_service(service, place)
     return None if place is None else find_intensity(place)

@@ -26,6 +26,10 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle; made new.")]
+Train = Annotated[
+    str | None,
+    typer.Option("--train", help="Items to learn from, never to judge with; forms as --data."),
+]
 Batch = Annotated[int, typer.Option("--batch", help="Items per inference call.")]
 Meter = Annotated[
     str | None, typer.Option("--meter", help="Which joule counter (see doctor); default: best.")
@@ -52,6 +56,24 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 Lossless = Annotated[
     bool, typer.Option("--lossless", help="Only change how the model is run, not the model.")
 ]
+Place = Annotated[
+    str | None,
+    typer.Option("--place", help="Tell grams of CO2 there: DE, us:CAMX, gcp:europe-west1, world."),
+]
+Service = Annotated[
+    str | None,
+    typer.Option(
+        "--service",
+        help="Ask over the network for the grid as it is now: uk, electricitymaps, "
+        "energidataservice.",
+    ),
+]
+Pue = Annotated[
+    float | None,
+    typer.Option("--pue", help="Energy of the building per joule of its computers, as in 1.2."),
+]
+Price = Annotated[float | None, typer.Option("--price", help="Tell money: price of a kWh.")]
+Currency = Annotated[str | None, typer.Option("--currency", help="Of the price, as in EUR.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -71,6 +93,7 @@ def optimize(
         str, typer.Option("--data", "-d", help="A .npz, an image folder, or module:function.")
     ],
     output: Output,
+    train: Train = None,
     batch: Batch = 1,
     margin: Margin = 0.5,
     confidence: Confidence = 95.0,
@@ -80,14 +103,21 @@ def optimize(
     meter: Meter = None,
     seed: Seed = 0,
     lossless: Lossless = False,
+    place: Place = None,
+    service: Service = None,
+    pue: Pue = None,
+    price: Price = None,
+    currency: Currency = None,
     resume: Resume = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the version of MODEL that does the same job for the fewest joules, and prove it."""
+    from joulewise.cli.carbon import supply_asked
     from joulewise.cli.commands import run_optimize
     from joulewise.core.settings import Settings, Usage
 
+    supply = supply_asked(place, service, pue, price, currency)
     usage = Usage(
         batch_items=batch,
         latency_p95_s=None if latency_p95 is None else latency_p95 / 1e3,
@@ -101,7 +131,52 @@ def optimize(
         seed=seed,
         lossless_only=lossless,
     )
-    run_optimize(model, data, output, usage, settings, resume=resume, as_json=json, quiet=quiet)
+    run_optimize(
+        model, data, output, usage, settings, train=train, supply=supply, resume=resume,
+        as_json=json, quiet=quiet,
+    )  # fmt: skip
+
+
+@app.command()
+def compress(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", help='Steps, as in "prune(ratio=0.5) + distill(epochs=3) + quantize(static)".'
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A .npz, an image folder, or module:function.")
+    ],
+    output: Output,
+    train: Train = None,
+    batch: Batch = 1,
+    margin: Margin = 0.5,
+    confidence: Confidence = 95.0,
+    meter: Meter = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Apply a recipe of your own to MODEL and test the result against the original."""
+    from joulewise.cli.compress import run_compress
+    from joulewise.core.settings import Settings, Usage
+
+    settings = Settings(margin=margin / 100, confidence=confidence / 100, meter=meter, seed=seed)
+    run_compress(
+        model, recipe, data, output, train, Usage(batch_items=batch), settings, resume=resume,
+        as_json=json, quiet=quiet,
+    )  # fmt: skip
+
+
+@app.command()
+def passes(json: Json = False) -> None:
+    """List the steps of which recipes are made, with their parameters."""
+    from joulewise.cli.compress import run_passes
+
+    run_passes(as_json=json)
 
 
 @app.command()
@@ -165,10 +240,16 @@ def measure(
     live: Annotated[
         bool, typer.Option("--live", help="For a command: joules so far, if stderr is a terminal.")
     ] = False,
+    place: Place = None,
+    service: Service = None,
+    pue: Pue = None,
+    price: Price = None,
+    currency: Currency = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Tell the joules of a model per item, or of any command (after --)."""
+    from joulewise.cli.carbon import supply_asked
     from joulewise.cli.commands import Shown, run_measure_command, run_measure_model
     from joulewise.core.recipe import RunSettings
     from joulewise.core.settings import Usage
@@ -182,9 +263,13 @@ def measure(
             )
         run = RunSettings(runtime=runtime, threads=threads)
         usage = Usage(batch_items=batch)
-        run_measure_model(Path(target[0]), data, usage, run, meter, as_json=json, quiet=quiet)
+        supply = supply_asked(place, service, pue, price, currency)
+        run_measure_model(
+            Path(target[0]), data, usage, run, meter, supply=supply, as_json=json, quiet=quiet
+        )
     else:
-        show = Shown(csv=csv, prometheus=prometheus, live=live, as_json=json)
+        supply = supply_asked(place, service, pue, price, currency)
+        show = Shown(csv=csv, prometheus=prometheus, live=live, supply=supply, as_json=json)
         run_measure_command(target, meter, min_grade, idle, show)
 
 
@@ -251,6 +336,30 @@ def compare(
             warm_up_runs=warmup, ignore_failure=ignore_failure, show_output=show_output
         )
         run_compare_commands(targets, conduct, terms, meter, show)
+
+
+@app.command()
+def carbon(
+    amount: Annotated[str | None, typer.Argument(metavar="[JOULES | PATTERN]")] = None,
+    kwh: Annotated[float | None, typer.Option("--kwh", help="Kilowatt-hours, not joules.")] = None,
+    place: Place = None,
+    service: Service = None,
+    pue: Pue = None,
+    price: Price = None,
+    currency: Currency = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the places, those with PATTERN in them only.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Tell grams of CO2, and money, of some joules in one place; or list the places."""
+    from joulewise.cli.carbon import run_carbon, run_list, supply_asked
+
+    if show_list:
+        run_list(amount or "", as_json=json)
+    else:
+        supply = supply_asked(place, service, pue, price, currency)
+        run_carbon(amount, kwh, supply, as_json=json)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,15 +14,18 @@ from typing import cast
 import typer
 
 from joulewise import pipeline
+from joulewise.cli.carbon import footprints_of, per_million, summed
 from joulewise.cli.progress import Terminal, live_line
 from joulewise.core.claim import Check
 from joulewise.core.energy import Grade, Interval, Measurement, Part
 from joulewise.core.errors import JoulewiseError
 from joulewise.core.recipe import RunSettings
-from joulewise.core.records import to_json
+from joulewise.core.records import Bundle, to_json
 from joulewise.core.settings import Settings, Usage
+from joulewise.core.supply import Footprint, Supply
 from joulewise.meter.command import CommandMeasurement, measure_command
 from joulewise.report import series, text
+from joulewise.report.footprint import footprint_lines
 from joulewise.report.verdict import verdict_lines
 
 __all__ = ["Shown", "run_measure_command", "run_measure_model", "run_optimize", "run_verify"]
@@ -40,6 +44,8 @@ def run_optimize(
     usage: Usage,
     settings: Settings,
     *,
+    train: str | None = None,
+    supply: Supply | None = None,
     resume: bool,
     as_json: bool,
     quiet: bool,
@@ -48,16 +54,22 @@ def run_optimize(
     with Terminal(quiet=quiet) as progress:
         try:
             bundle = pipeline.optimize(
-                model, data, output, usage=usage, settings=settings, resume=resume,
-                progress=progress,
+                model, data, output, train=train, usage=usage, settings=settings, resume=resume,
+                supply=supply, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise InterruptedRunError(_what_is_kept(output)) from None
     for warning in bundle.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(to_json(bundle) if as_json else "\n".join(verdict_lines(bundle)))
+    typer.echo(to_json(bundle) if as_json else "\n".join(_result_lines(bundle)))
     if not quiet:
         typer.echo(f"bundle   {output} (open {output / 'report.html'})", err=True)
+
+
+def _result_lines(bundle: Bundle) -> list[str]:
+    told = {f"for {what}": footprint for what, footprint in bundle.footprints.items()}
+    sensors = [trial.measurement.sensor for trial in bundle.trials if trial.measurement]
+    return [*verdict_lines(bundle), *footprint_lines(told, sensors, width=9)]
 
 
 def _what_is_kept(output: Path) -> str:
@@ -90,6 +102,7 @@ def run_measure_model(
     run: RunSettings,
     meter: str | None,
     *,
+    supply: Supply | None = None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -100,8 +113,9 @@ def run_measure_model(
         )
     for warning in measurement.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    footprints = per_million(supply, measurement)
     if as_json:
-        typer.echo(to_json(_measurement_record(measurement)))
+        typer.echo(to_json({**_measurement_record(measurement), **_told(footprints)}))
         return
     seconds = sum(block.seconds for block in measurement.blocks)
     typer.echo(f"model    {model}, {text.describe_run(run)}")
@@ -112,6 +126,8 @@ def run_measure_model(
         f"p95 {text.seconds(measurement.latency_p95_s)}; {measurement.items:,} items"
     )
     typer.echo(_sensor_line(measurement))
+    for line in footprint_lines(footprints, [measurement.sensor], width=9):
+        typer.echo(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +138,14 @@ class Shown:
         csv: file that gets one more row.
         prometheus: file whose counters grow.
         live: show them while the command runs, where stderr is a terminal.
+        supply: where the electricity comes from; None tells neither grams nor money.
         as_json: print them as JSON on stdout instead.
     """
 
     csv: Path | None
     prometheus: Path | None
     live: bool
+    supply: Supply | None
     as_json: bool
 
 
@@ -139,11 +157,20 @@ def run_measure_command(
     with live_line(meter) if show.live and sys.stderr.isatty() else nullcontext():
         grade = cast("Grade | None", min_grade)  # checked where it is used
         found = measure_command(argv, meter_name=meter, min_grade=grade, idle_s=idle_s)
+    footprints = footprints_of(
+        show.supply,
+        {
+            "net of idle": summed(part.net_j for part in found.parts),
+            "gross": summed(part.gross_j for part in found.parts),
+        },
+    )
     if show.as_json:
-        typer.echo(to_json(_command_record(found)))
+        typer.echo(to_json({**_command_record(found), **_told(footprints)}))
     else:
         sys.stdout.flush()
-        typer.echo("\n".join(_command_lines(found)), err=True)
+        sensors = [part.sensor for part in found.parts]
+        lines = [*_command_lines(found), *footprint_lines(footprints, sensors, width=9)]
+        typer.echo("\n".join(lines), err=True)
     result = series.Result(
         name=shlex.join(argv), parts=found.parts, exit_code=found.exit_code, at=datetime.now(UTC)
     )
@@ -152,6 +179,11 @@ def run_measure_command(
     if show.prometheus is not None:
         series.write_prometheus(show.prometheus, result)
     raise typer.Exit(found.exit_code)
+
+
+def _told(footprints: Mapping[str, Footprint]) -> dict[str, object]:
+    """Return the JSON field; there is none where neither a place nor a price was given."""
+    return {"footprints": footprints} if footprints else {}
 
 
 def _command_lines(found: CommandMeasurement) -> list[str]:

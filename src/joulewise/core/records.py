@@ -16,6 +16,7 @@ from joulewise.core.claim import Claim, Ledger, Trial
 from joulewise.core.errors import InputError, JoulewiseError
 from joulewise.core.host import Host
 from joulewise.core.recipe import Recipe
+from joulewise.core.supply import Footprint
 
 __all__ = [
     "Artifact",
@@ -114,6 +115,8 @@ class Bundle:
         trials: all that was tried, in order.
         ledger: what the search cost.
         warnings: each with its remedy.
+        footprints: grams and money of the "search" (the ledger's joules) and of a "million
+            inferences" with the winner (net of idle); empty where no place or price was given.
     """
 
     created: str
@@ -135,6 +138,7 @@ class Bundle:
     trials: tuple[Trial, ...]
     ledger: Ledger
     warnings: tuple[str, ...] = ()
+    footprints: Mapping[str, Footprint] = field(default_factory=dict)
     schema: str = field(default=SCHEMA)
 
 

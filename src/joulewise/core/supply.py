@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from joulewise.core.energy import Interval
@@ -132,6 +132,16 @@ class Footprint:
     pue: float | None
     carbon: Carbon | None
     money: Money | None
+
+    def scaled(self, factor: float) -> Footprint:
+        """Return the footprint of `factor` times the joules; the factor is not negative."""
+        carbon, money = self.carbon, self.money
+        return Footprint(
+            energy_j=self.energy_j.scaled(factor),
+            pue=self.pue,
+            carbon=carbon and replace(carbon, g=carbon.g.scaled(factor)),
+            money=money and replace(money, amount=money.amount.scaled(factor)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,24 @@
 """The bundle's README.md: what the model is, what was proved of it, how to run and verify it.
 
-Only fields that the records make true are filled in; grams of CO2 are not among them, because
-they depend on a grid that nobody measured.
+Only fields that the records make true are filled in; grams of CO2 are among them where the user
+said on which grid the search ran.
+
+Source: Hugging Face, "Displaying carbon emissions for your model",
+https://huggingface.co/docs/hub/model-cards-co2 (``co2_eq_emissions``; its grams are those of the
+search, as that is all that joulewise has seen of the model's making).
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from joulewise.core.records import Bundle
+from joulewise.core.supply import Carbon, Footprint
+from joulewise.report.footprint import carbon_words, intensity_words, left_out, money_words
 from joulewise.report.snippet import run_requirement, run_snippet
-from joulewise.report.text import counted, describe_recipe, plain, size
+from joulewise.report.text import counted, describe_recipe, fixed, grade_word, joules, plain, size
 from joulewise.report.verdict import LABELS, headline, verdict_parts
 
 __all__ = ["render_card"]
@@ -30,6 +37,7 @@ def render_card(bundle: Bundle) -> str:
         f"# {_escaped(headline(bundle))}",
         _what_it_is(bundle),
         _verdict(bundle),
+        *_footprints(bundle),
         _how_to_run(bundle),
         _how_to_verify(),
         _origin(bundle),
@@ -43,7 +51,28 @@ def _front_matter(bundle: Bundle) -> str:
     metric = _METRICS.get(bundle.workload.metric)
     if metric:
         lines += ["metrics:", f"- {metric}"]
+    search = bundle.footprints.get("search")
+    if search is not None and search.carbon is not None:
+        lines += _emissions(bundle, search.carbon)
     return "\n".join([*lines, "---"])
+
+
+def _emissions(bundle: Bundle, carbon: Carbon) -> list[str]:
+    """Return Hugging Face's field; a JSON text is one of YAML too."""
+    spent, grade = bundle.ledger.total_j.central, bundle.ledger.grade
+    words = {
+        "source": f"joulewise: {joules(spent)} {grade_word(grade)} (grade {grade}) at "
+        f"{intensity_words(carbon.intensity)}; {carbon.intensity.source}",
+        "training_type": "search for a version that needs fewer joules; the training of the "
+        "original is not counted",
+        "geographical_location": carbon.intensity.name,
+        "hardware_used": bundle.host.short,
+    }
+    return [
+        "co2_eq_emissions:",
+        f"  emissions: {fixed(carbon.g.central).replace(',', '')}",
+        *(f"  {key}: {json.dumps(plain(text))}" for key, text in words.items()),
+    ]
 
 
 def _what_it_is(bundle: Bundle) -> str:
@@ -60,6 +89,31 @@ def _verdict(bundle: Bundle) -> str:
     parts = zip(LABELS, verdict_parts(bundle), strict=True)
     lines = (f"- **{label}**: {_escaped(part)}" for label, part in parts)
     return "\n".join(["## What was proved", "", *lines])
+
+
+def _footprints(bundle: Bundle) -> Iterator[str]:
+    """Yield the section of grams and money, where a place or a price was given."""
+    found = dict(bundle.footprints)
+    if not found:
+        return
+    if million := found.pop("million inferences", None):
+        found["a thousand inferences, net of idle"] = million.scaled(1e-3)
+    search = bundle.footprints["search"]
+    sensors = [trial.measurement.sensor for trial in bundle.trials if trial.measurement]
+    lines = [f"{name}: {', '.join(_amounts(each))}" for name, each in found.items()]
+    if search.carbon is not None:
+        lines.append(f"grid: {intensity_words(search.carbon.intensity)}")
+    if search.pue is not None:
+        lines.append(f"PUE: {search.pue:g}")
+    lines.append(f"left out: {'; '.join(left_out(search, sensors))}")
+    yield _bullets("## Carbon and money", [_escaped(line) for line in lines])
+
+
+def _amounts(footprint: Footprint) -> Iterator[str]:
+    if footprint.carbon is not None:
+        yield carbon_words(footprint.carbon)
+    if footprint.money is not None:
+        yield money_words(footprint.money)
 
 
 def _how_to_run(bundle: Bundle) -> str:

@@ -16,6 +16,12 @@ from joulewise.core.energy import Interval, Sensor
 from joulewise.core.errors import MissingExtraError
 from joulewise.core.records import Bundle
 from joulewise.report import text
+from joulewise.report.footprint import (
+    carbon_words,
+    intensity_words,
+    left_out,
+    money_words,
+)
 from joulewise.report.frontier import frontier_spec, plot_script, plotted
 from joulewise.report.snippet import run_requirement, run_snippet
 from joulewise.report.verdict import LABELS, headline, trial_table, verdict_parts
@@ -69,6 +75,7 @@ def render_page(bundle: Bundle) -> str:
             stages=_stages(bundle),
             sensors=_sensors(bundle),
             warnings=_warnings(bundle),
+            left_out=_left_out(bundle),
             requirement=run_requirement(bundle),
             snippet=run_snippet(bundle),
         )
@@ -85,9 +92,12 @@ def _environment() -> Environment:
     )
     names = (
         "approximate", "change", "count", "counted", "describe_recipe", "grade_word", "graded",
-        "joules", "percent", "points", "ratio", "seconds", "size",
+        "joules", "money", "percent", "points", "ratio", "seconds", "size",
     )  # fmt: skip
     environment.filters.update({name: getattr(text, name) for name in names})
+    environment.filters.update(
+        carbon=carbon_words, money_words=money_words, intensity=intensity_words
+    )
     return environment
 
 
@@ -121,6 +131,11 @@ def _stages(bundle: Bundle) -> list[Stage]:
 def _sensors(bundle: Bundle) -> list[Sensor]:
     """Return every instrument of the trials, once."""
     return _once(trial.measurement.sensor for trial in bundle.trials if trial.measurement)
+
+
+def _left_out(bundle: Bundle) -> str:
+    footprints = bundle.footprints.values()
+    return "; ".join(line for f in list(footprints)[:1] for line in left_out(f, _sensors(bundle)))
 
 
 def _warnings(bundle: Bundle) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 
 from joulewise.core.energy import Grade, Interval
 from joulewise.core.recipe import Recipe, RunSettings, Step
@@ -20,9 +21,12 @@ __all__ = [
     "counted",
     "describe_recipe",
     "describe_run",
+    "fixed",
     "grade_word",
     "graded",
+    "grams",
     "joules",
+    "money",
     "percent",
     "plain",
     "points",
@@ -48,6 +52,26 @@ _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 def joules(value_j: float | None) -> str:
     """Return joules with an SI prefix and three significant digits: 0.00123 -> ``1.23 mJ``."""
     return _prefixed(value_j, "J")
+
+
+def grams(value_g: float | None) -> str:
+    """Return grams with an SI prefix and three significant digits: 0.00123 -> ``1.23 mg``."""
+    return _prefixed(value_g, "g")
+
+
+def money(value: float | None, currency: str) -> str:
+    """Return an amount with three significant digits: 0.00012345 -> ``0.000123 EUR``.
+
+    Below a ten-thousandth it has an exponent: ``1.23e-07 EUR``.
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{fixed(value) if value >= 1e-4 or not value else f'{value:.2e}'} {currency}"
+
+
+def fixed(value: float) -> str:
+    """Return three significant digits without an exponent: 0.0000123 -> ``0.0000123``."""
+    return f"{Decimal(f'{value:.2e}'):,f}" if value else "0"
 
 
 def size(value_bytes: float | None) -> str:

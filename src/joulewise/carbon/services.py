@@ -1,10 +1,11 @@
 """What a kilowatt-hour brings right now, from services that are asked only when they are named.
 
-Nothing here runs unless ``--live NAME`` or ``live="NAME"`` says so. A service is asked once, before
-anything is measured; a failure is one line and never a figure. All three give averages, location-
-based and with imports; the range of a direct figure is raised to the life cycle as in the tables.
+Nothing here runs unless ``--service NAME`` or ``service="NAME"`` says so. A service is asked once,
+before anything is measured; a failure is one line and never a figure. All three give averages,
+location-based and with imports; the range of a direct figure is raised to the life cycle as in the
+tables.
 
-The address of a service can be replaced with JOULEWISE_LIVE_URL, for a cache that answers alike.
+The address of a service can be replaced with JOULEWISE_SERVICE_URL, for a cache that answers alike.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from joulewise.core.registry import Entry, Registry
 from joulewise.core.supply import Basis, Intensity
 
 __all__ = [
-    "LIVE",
-    "LiveSource",
+    "SERVICES",
+    "Service",
+    "ask_service",
     "electricity_maps",
     "energi_data_service",
-    "find_live_intensity",
     "uk_carbon_intensity",
 ]
 
@@ -38,27 +39,27 @@ TIMEOUT_S = 10.0
 MAX_BYTES = 1 << 20
 """No answer is anywhere near as long."""
 
-URL, TOKEN = "JOULEWISE_LIVE_URL", "ELECTRICITYMAPS_TOKEN"
+URL, TOKEN = "JOULEWISE_SERVICE_URL", "ELECTRICITYMAPS_TOKEN"
 
 UK_REGIONS = 17
 """Regions of Great Britain at the UK service, from 1; 15 to 17 are England, Scotland and Wales."""
 
-LiveSource = Callable[[str | None], Intensity]
+Service = Callable[[str | None], Intensity]
 """Takes the place as the user gave it, None where none was given."""
 
-LIVE: Registry[LiveSource] = Registry(
-    "live source",
+SERVICES: Registry[Service] = Registry(
+    "carbon service",
     {
         "uk": Entry(
-            target="joulewise.carbon.live:uk_carbon_intensity",
+            target="joulewise.carbon.services:uk_carbon_intensity",
             summary="NESO Carbon Intensity API: GB or gb:1 to gb:17, half-hours, no key",
         ),
         "electricitymaps": Entry(
-            target="joulewise.carbon.live:electricity_maps",
+            target="joulewise.carbon.services:electricity_maps",
             summary=f"Electricity Maps: any of its zones, hours; needs a token in {TOKEN}",
         ),
         "energidataservice": Entry(
-            target="joulewise.carbon.live:energi_data_service",
+            target="joulewise.carbon.services:energi_data_service",
             summary="Energi Data Service: Denmark, dk:DK1 or dk:DK2, five minutes, no key",
         ),
     },
@@ -66,18 +67,18 @@ LIVE: Registry[LiveSource] = Registry(
 )
 
 
-def find_live_intensity(source: str, place: str | None) -> Intensity:
+def ask_service(source: str, place: str | None) -> Intensity:
     """Ask a service for the present intensity.
 
     Args:
-        source: name in LIVE.
+        source: name in SERVICES.
         place: as the service knows it; None where it covers one country only.
 
     Raises:
         UsageError: there is no such service, or it does not know the place.
         InputError: it cannot be reached, or its answer cannot be read.
     """
-    return LIVE.load(source)(place)
+    return SERVICES.load(source)(place)
 
 
 def uk_carbon_intensity(place: str | None) -> Intensity:
@@ -102,7 +103,7 @@ def uk_carbon_intensity(place: str | None) -> Intensity:
         name = f"Great Britain, {_at(answer, 'data', 0, 'shortname')}"
     told = _at(period, "intensity")
     grams = [_grams(told[key]) for key in ("actual", "forecast") if told.get(key) is not None]
-    return _live(
+    return _intensity(
         place="GB" if region is None else f"gb:{region}",
         name=name,
         grams=grams,
@@ -134,7 +135,7 @@ def electricity_maps(place: str | None) -> Intensity:
         headers={"auth-token": token},
     )
     estimated = ", estimated" if answer.get("isEstimated") else ""
-    return _live(
+    return _intensity(
         place=str(_at(answer, "zone")),
         name=f"zone {_at(answer, 'zone')}{estimated}",
         grams=[_grams(_at(answer, "carbonIntensity"))],
@@ -168,7 +169,7 @@ def energi_data_service(place: str | None) -> Intensity:
     )
     answer = _ask("https://api.energidataservice.dk", f"/dataset/CO2Emis?{query}")
     newest = _at(answer, "records", 0)
-    return _live(
+    return _intensity(
         place="DK" if wanted == "DK" else f"dk:{wanted}",
         name="Denmark" if wanted == "DK" else f"Denmark, {wanted}",
         grams=[_grams(_at(record, "CO2Emission")) for record in answer["records"]],
@@ -179,7 +180,7 @@ def energi_data_service(place: str | None) -> Intensity:
     )
 
 
-def _live(
+def _intensity(
     *,
     place: str,
     name: str,
@@ -191,7 +192,9 @@ def _live(
 ) -> Intensity:
     """Return the mean of what was told; the range spans it, raised to the life cycle."""
     if not grams:
-        raise InputError(f"{source} has no figure for {place} now; try again, or leave --live out")
+        raise InputError(
+            f"{source} has no figure for {place} now; try again, or leave --service out"
+        )
     high = max(grams)
     return Intensity(
         place=place,
@@ -240,12 +243,12 @@ def _ask(base: str, path: str, headers: dict[str, str] | None = None) -> dict[st
         reason = getattr(error, "reason", error)
         raise InputError(
             f"cannot reach {host}: {one_line(reason if isinstance(reason, Exception) else error)}; "
-            "try again, or leave --live out"
+            "try again, or leave --service out"
         ) from error
     except ValueError as error:
         raise InputError(f"{host} did not answer in JSON: {one_line(error)}") from error
     if not isinstance(found, dict):
-        raise InputError(f"{host} answered something else than expected; leave --live out")
+        raise InputError(f"{host} answered something else than expected; leave --service out")
     return found
 
 
@@ -264,7 +267,7 @@ def _at(found: Any, *path: str | int) -> Any:  # noqa: ANN401  (JSON)
         except (KeyError, IndexError, TypeError) as error:
             wanted = ".".join(map(str, path))
             raise InputError(
-                f"the answer of the live source has no {wanted}; try again, or leave --live out"
+                f"the answer of the service has no {wanted}; try again, or leave --service out"
             ) from error
     return found
 
@@ -272,4 +275,4 @@ def _at(found: Any, *path: str | int) -> Any:  # noqa: ANN401  (JSON)
 def _grams(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10_000:
         return float(value)
-    raise InputError(f"the live source told {value!r} g/kWh, which cannot be; leave --live out")
+    raise InputError(f"the service told {value!r} g/kWh, which cannot be; leave --service out")

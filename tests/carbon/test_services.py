@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from joulewise.carbon.live import LIVE, TOKEN, URL, find_live_intensity
+from joulewise.carbon.services import SERVICES, TOKEN, URL, ask_service
 from joulewise.carbon.table import life_cycle_high
 from joulewise.core.energy import Interval
 from joulewise.core.errors import InputError, JoulewiseError, UsageError
@@ -15,7 +15,7 @@ from tests.carbon.service import DENMARK, GB, GERMANY, LONDON, serving
 def test_great_britain_spans_forecast_and_actual(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(GB) as service:
         monkeypatch.setenv(URL, service.url)
-        found = find_live_intensity("uk", None)
+        found = ask_service("uk", None)
     assert service.paths == ["/intensity"]
     assert found.g_per_kwh == Interval(low=263, central=264.5, high=life_cycle_high(266))
     assert (found.place, found.basis, found.period) == ("GB", "direct", "2026-01-20T12:00Z")
@@ -25,7 +25,7 @@ def test_great_britain_spans_forecast_and_actual(monkeypatch: pytest.MonkeyPatch
 def test_region_of_great_britain_has_a_forecast_only(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(LONDON) as service:
         monkeypatch.setenv(URL, service.url)
-        found = find_live_intensity("uk", "gb:13")
+        found = ask_service("uk", "gb:13")
     assert service.paths == ["/regional/regionid/13"]
     assert found.g_per_kwh.low == found.g_per_kwh.central == 272
     assert (found.place, found.name) == ("gb:13", "Great Britain, London")
@@ -37,14 +37,14 @@ def test_forecast_stands_alone_until_the_half_hour_is_over(
     period = {**GB["data"][0], "intensity": {"forecast": 146, "actual": None, "index": "low"}}
     with serving({"data": [period]}) as service:
         monkeypatch.setenv(URL, service.url)
-        assert find_live_intensity("uk", "GB").g_per_kwh.central == 146
+        assert ask_service("uk", "GB").g_per_kwh.central == 146
 
 
 def test_zone_of_electricity_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, "secret")
     with serving(GERMANY) as service:
         monkeypatch.setenv(URL, service.url)
-        found = find_live_intensity("electricitymaps", "de")
+        found = ask_service("electricitymaps", "de")
     asked = urlsplit(service.paths[0])
     assert asked.path == "/v3/carbon-intensity/latest"
     assert parse_qs(asked.query) == {"zone": ["DE"], "emissionFactorType": ["lifecycle"]}
@@ -57,7 +57,7 @@ def test_zone_of_electricity_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_denmark_spans_its_two_areas(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(DENMARK) as service:
         monkeypatch.setenv(URL, service.url)
-        found = find_live_intensity("energidataservice", "DK")
+        found = ask_service("energidataservice", "DK")
     query = parse_qs(urlsplit(service.paths[0]).query)
     assert query["filter"] == ['{"PriceArea": ["DK1", "DK2"]}']
     assert query["sort"] == ["Minutes5UTC DESC"]
@@ -68,7 +68,7 @@ def test_denmark_spans_its_two_areas(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_danish_area(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving({**DENMARK, "records": DENMARK["records"][:1]}) as service:  # type: ignore[index]
         monkeypatch.setenv(URL, service.url)
-        found = find_live_intensity("energidataservice", "dk:DK1")
+        found = ask_service("energidataservice", "dk:DK1")
     assert parse_qs(urlsplit(service.paths[0]).query)["filter"] == ['{"PriceArea": ["DK1"]}']
     assert (found.place, found.g_per_kwh.central) == ("dk:DK1", 120)
 
@@ -92,7 +92,7 @@ def test_misuse_is_told_before_anything_is_sent(
     with serving(GB) as service:
         monkeypatch.setenv(URL, service.url)
         with pytest.raises(UsageError, match=told):
-            find_live_intensity(source, place)
+            ask_service(source, place)
     assert service.paths == []
 
 
@@ -119,7 +119,7 @@ def test_answers_that_are_none_are_one_line(
     with serving(answer, status=status) as service:
         monkeypatch.setenv(URL, service.url)
         with pytest.raises(InputError, match=told) as caught:
-            find_live_intensity("uk", None)
+            ask_service("uk", None)
     assert "\n" not in str(caught.value)
 
 
@@ -128,24 +128,24 @@ def test_service_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         port = server.getsockname()[1]
     monkeypatch.setenv(URL, f"http://127.0.0.1:{port}")
     with pytest.raises(InputError, match=f"cannot reach 127.0.0.1:{port}") as caught:
-        find_live_intensity("uk", None)
+        ask_service("uk", None)
     assert "\n" not in str(caught.value)
 
 
 def test_service_that_hangs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("joulewise.carbon.live.TIMEOUT_S", 0.05)
+    monkeypatch.setattr("joulewise.carbon.services.TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv(URL, f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(InputError, match="timed out"):
-            find_live_intensity("uk", None)
+            ask_service("uk", None)
 
 
 @pytest.mark.parametrize("url", ["file:///etc", "ftp://x", "nonsense"])
 def test_only_the_web_is_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(URL, url)
     with pytest.raises(JoulewiseError):
-        find_live_intensity("uk", None)
+        ask_service("uk", None)
 
 
 def test_table_loads() -> None:
-    assert all(callable(LIVE.load(name)) for name in LIVE)
+    assert all(callable(SERVICES.load(name)) for name in SERVICES)
