@@ -11,7 +11,6 @@ Such a kind is opened by its name only, and so is one that says ``by_name_only =
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from joulewise.core.energy import Component, Grade, Meter
 from joulewise.core.errors import MissingExtraError, SensorError, UsageError
 from joulewise.core.host import Host, read_host
 from joulewise.core.registry import Entry, Registry
-from joulewise.meter.rapl import measure_idle_w
 
 __all__ = [
     "METERS",
@@ -34,9 +32,6 @@ __all__ = [
     "open_meters",
     "probe_meters",
 ]
-
-IDLE_WINDOW_S = 5.0
-"""How long idle power is watched at the least: thousands of updates of a processor's counter."""
 
 PARTS: tuple[Component, ...] = ("cpu", "gpu")
 """Components whose joules never overlap."""
@@ -224,10 +219,7 @@ def open_meters(
 
 
 def meter_opener(name: str | None, host: Host) -> Callable[[Sequence[int]], Meter]:
-    """Return what opens the same kind of meter again and again, its idle power known.
-
-    A counter that includes idle power is watched first, for IDLE_WINDOW_S or a good window if that
-    is longer, so the machine should do nothing else then.
+    """Return what opens the same kind of meter again and again.
 
     Args:
         name: name in METERS, or NAME:ARGUMENT; None takes the best that works here.
@@ -238,20 +230,7 @@ def meter_opener(name: str | None, host: Host) -> Callable[[Sequence[int]], Mete
         SensorError: the meter, or every meter, cannot work here.
     """
     kind = _working(name, METERS)
-    first = kind.attach([os.getpid()], host)
-    idle_w = first.idle_w
-    if idle_w is None:
-        from joulewise.meter.interleave import least_block_s  # brings SciPy, which others can spare
-
-        idle_w = measure_idle_w(first, max(IDLE_WINDOW_S, least_block_s(first.sensor)))
-    first.close()
-
-    def opener(pids: Sequence[int]) -> Meter:
-        meter = kind.attach(pids, host)
-        meter.idle_w = idle_w
-        return meter
-
-    return opener
+    return lambda pids: kind.attach(pids, host)
 
 
 def _working(name: str | None, table: Registry[MeterType]) -> MeterType:
