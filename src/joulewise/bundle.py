@@ -33,6 +33,7 @@ from joulewise.workload.workload import Workload
 __all__ = [
     "contest_of",
     "file_checks",
+    "move_whole",
     "open_bundle",
     "open_hold_out",
     "scratch_folder",
@@ -44,13 +45,16 @@ RECORD = "joulewise.json"
 ORIGINAL = Path("evidence/original")
 HOLD_OUT = Path("evidence/hold_out")
 
+WORTH_KEEPING = ("study.db", "artifacts")
+"""What a run has in its working folder once there is something to go on from."""
+
 
 @contextmanager
 def work_folder(output: Path, *, resume: bool) -> Iterator[Path]:
     """Give the folder beside `output` in which a run keeps what it has found so far.
 
     It stays when the run is interrupted or fails half-way, and is removed when the bundle is
-    written, or when the run fails before its first trial.
+    written, or when the run fails before its first trial or step.
 
     Raises:
         UsageError: `output` exists, or the folder of another run is there and `resume` is False.
@@ -71,7 +75,7 @@ def work_folder(output: Path, *, resume: bool) -> Iterator[Path]:
     try:
         yield folder
     except BaseException as error:
-        if new and not (folder / "study.db").exists():
+        if new and not any((folder / kept).exists() for kept in WORTH_KEEPING):
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             raise JoulewiseError(
@@ -105,11 +109,24 @@ def write(bundle: Bundle, winner: Path, workload: Workload, work: Path, output: 
     dump(bundle, made / RECORD)
     write_atomic(made / "report.html", render_page(bundle).encode())
     write_atomic(made / "README.md", render_card(bundle).encode())
+    move_whole(made, output)
+
+
+def move_whole(folder: Path, output: Path) -> None:
+    """Give a finished folder its place.
+
+    Args:
+        folder: on the same file system as `output`.
+        output: must not exist.
+
+    Raises:
+        JoulewiseError: `output` has come to exist meanwhile.
+    """
     try:
-        made.replace(output)
+        folder.replace(output)
     except OSError as error:
         raise JoulewiseError(
-            f"cannot move the bundle to {output}: {error.strerror}; go on with --resume"
+            f"cannot move the result to {output}: {error.strerror}; go on with --resume"
         ) from error
 
 

@@ -14,7 +14,7 @@ from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.core.records import Artifact, Bundle, describe_artifact
 from joulewise.core.settings import Settings
 from joulewise.pipeline import optimize
-from joulewise.search import bench, run
+from joulewise.search import run, session
 from tests.models import Job, make_job, shorten_plans
 
 CHANNELS = 48
@@ -36,7 +36,7 @@ def make_cheaper_bundle(folder: Path) -> Bundle:
         shorten_plans(patch)
         patch.setattr(run, "lossless_recipes", lambda *_: lossless)
         patch.setattr(run, "changed_recipes", lambda *_: changed)
-        patch.setattr(bench, "apply_step", lambda *given: remove_waste(job, given[-1]))
+        patch.setattr(session, "apply_step", lambda *given: remove_waste(job, given[-2]))
         return optimize(
             wasteful,
             str(job.data),

@@ -210,8 +210,10 @@ def bare_workload() -> Workload:
 
 
 def write_lessons(path: Path, x: Any, labels: Any, classes: tuple[str, ...] = ()) -> str:
-    arrays = {"x": x} if labels is None else {"x": x, "y": labels}
-    np.savez(path, **arrays, **({"classes": np.array(classes)} if classes else {}))
+    arrays: dict[str, Any] = {"x": x} if labels is None else {"x": x, "y": labels}
+    if classes:
+        arrays["classes"] = np.array(classes)
+    np.savez(path, **arrays)
     return str(path)
 
 

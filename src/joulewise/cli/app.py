@@ -143,7 +143,7 @@ def compress(
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", help='Steps, as in "prune(ratio=0.5) + distill(epochs=3) + quantize(static)".'
+            "--recipe", help='Steps, as in "prune(ratio=0.5) + distill + quantize(static)".'
         ),
     ],
     data: Annotated[

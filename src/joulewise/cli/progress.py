@@ -37,6 +37,10 @@ LIVE_PERIOD_S = 0.5
 """Time between two updates of the live line, s: two readings cost about 0.1 % of a CPU."""
 
 
+PART_STEP = 0.1
+"""Share of a long step after which another line is written where there is no terminal."""
+
+
 class Terminal:
     """Shows stages and trials while they happen.
 
@@ -58,6 +62,7 @@ class Terminal:
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=None)
+        self._told = 0.0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -92,6 +97,15 @@ class Terminal:
         self._bar.update(
             self._task, description=text.plain(name)[:60], total=total, completed=number - 1
         )
+
+    def part(self, done: float, words: str) -> None:
+        """Say how far a long step is."""
+        self._bar.update(self._task, description=f"{100 * done:.0f} %  {words}"[:60])
+        if not self._console.is_terminal and done >= self._told + PART_STEP:
+            self._told = done
+            self._say(f"      {100 * done:.0f} %  {words}")
+        if done >= 1:
+            self._told = 0.0
 
     def _say(self, line: str) -> None:
         self._console.print(text.plain(line), markup=False, highlight=False)

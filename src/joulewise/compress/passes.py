@@ -6,13 +6,16 @@ never touched. Adding one: one file, one row in PASSES.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
 from joulewise.compress.material import Material
+from joulewise.core.errors import UsageError, one_line
+from joulewise.core.recipe import Step
 from joulewise.core.registry import Entry, Registry
 
-__all__ = ["PASSES", "Pass"]
+__all__ = ["PASSES", "Pass", "check_step"]
 
 
 class Pass(Protocol):
@@ -54,3 +57,21 @@ PASSES: Registry[type[Pass]] = Registry(
     },
     group="joulewise.passes",
 )
+
+
+def check_step(step: Step) -> None:
+    """Raise unless a step names a pass that is installed, with parameters that it has.
+
+    Raises:
+        UsageError: there is no such pass, or it has no such parameter, or not of such a value.
+        MissingExtraError: its packages are not installed.
+    """
+    kind = PASSES.load(step.name)
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # passes are dataclasses
+    for name in step.parameters:
+        if name not in known:
+            raise UsageError(f"{step.name} has no parameter {name!r}; it has {', '.join(known)}")
+    try:
+        kind(**step.parameters)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{step} cannot be meant: {one_line(error)}") from error

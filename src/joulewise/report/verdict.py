@@ -37,6 +37,7 @@ from joulewise.report.text import (
 __all__ = [
     "LABELS",
     "TrialRow",
+    "claim_lines",
     "headline",
     "j_per_item",
     "trial_table",
@@ -210,6 +211,16 @@ def _energy(bundle: Bundle, claim: Claim) -> str:
 def _baseline_name(bundle: Bundle, claim: Claim) -> str:
     found = claim.baseline == bundle.as_found
     return "the model as found" if found else "the strongest lossless way"
+
+
+def claim_lines(claim: Claim) -> tuple[str, str]:
+    """Return what a test against one baseline found: energy and quality, one line each."""
+    energy = "; ".join([*_before_and_after(claim), _final_test(claim.ratio, "the original")])
+    failed = [
+        f"{plain(each.name)}: {plain(each.detail)}" for each in claim.checks if not each.holds
+    ]
+    doubt = f"; does not hold: {'; '.join(failed)}" if failed else ""
+    return f"energy   {energy}", f"quality  {_quality(claim)}{doubt}"
 
 
 def _before_and_after(claim: Claim) -> list[str]:

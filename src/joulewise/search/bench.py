@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from joulewise.compress.process import apply_step
+from joulewise.compress.process import Tell
 from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, PassError, ProgramError
 from joulewise.core.recipe import Recipe
-from joulewise.core.records import Artifact, dump
 from joulewise.core.statistics import items_needed
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import Array
 from joulewise.meter.bill import Bill
 from joulewise.meter.interleave import Plan, interleave, ratio_of
-from joulewise.search.session import Session, artifact_note
+from joulewise.search.session import Session
 from joulewise.search.why import explain_cost
 
 __all__ = ["Bench", "Tried"]
@@ -52,11 +51,13 @@ class Bench:
     Args:
         session: the job, the terms and the machine.
         anchor: the open anchor program.
+        tell: told of the progress of steps that report it.
     """
 
-    def __init__(self, session: Session, anchor: ProgramProcess) -> None:
+    def __init__(self, session: Session, anchor: ProgramProcess, tell: Tell | None = None) -> None:
         self.session = session
         self.anchor = anchor
+        self.tell = tell
 
     def try_recipe(self, recipe: Recipe, best_ratio: float | None, bill: Bill) -> Trial:
         """Return the trial of `recipe`; a recipe that fails gives a failed trial, not an error.
@@ -68,7 +69,7 @@ class Bench:
         """
         before, size_bytes, cause = bill.meter.read(), None, None
         try:
-            size_bytes = self.artifact(recipe).size_bytes
+            size_bytes = self.session.make(recipe, self.tell).size_bytes
             tried = self._measure(recipe, self.session.main_file(recipe), best_ratio)
             state, reason = ("rejected", tried.rejected) if tried.rejected else ("measured", None)
         except (PassError, ProgramError, InputError) as error:
@@ -89,25 +90,6 @@ class Bench:
             cost_j=bill.interval(max(0.0, after.total_j - before.total_j)),
             seconds=after.time_s - before.time_s,
         )
-
-    def artifact(self, recipe: Recipe) -> Artifact:
-        """Return the artifact of a recipe's steps, made now or by a trial before.
-
-        Every prefix of the steps has a folder of its own, which recipes share.
-        """
-        known = self.session.artifact(recipe)
-        if known is not None:
-            return known
-        before = replace(recipe, steps=recipe.steps[:-1])
-        self.artifact(before)
-        made = apply_step(
-            recipe.steps[-1],
-            self.session.main_file(before),
-            self.session.material,
-            self.session.artifact_folder(recipe),
-        )
-        dump(made, artifact_note(self.session.artifact_folder(recipe)))
-        return made
 
     def _measure(self, recipe: Recipe, path: Path, best_ratio: float | None) -> Tried:
         usage = self.session.workload.usage

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from joulewise.compress.process import Tell
 from joulewise.core.claim import Trial
 from joulewise.core.errors import ProgramError
 from joulewise.core.recipe import Recipe
@@ -22,7 +23,9 @@ Announce = Callable[[int, int, Recipe, Trial | None], None]
 """Called with number, total, recipe and, once it is finished, the trial."""
 
 
-def search(session: Session, bill: Bill, announce: Announce) -> tuple[Trial, ...]:
+def search(
+    session: Session, bill: Bill, announce: Announce, tell: Tell | None = None
+) -> tuple[Trial, ...]:
     """Return all trials in order, the model as found first.
 
     Args:
@@ -30,6 +33,7 @@ def search(session: Session, bill: Bill, announce: Announce) -> tuple[Trial, ...
             folder are not repeated.
         bill: gets the cost of every trial, "baseline" for lossless ones and "trials" for others.
         announce: told before and after every trial.
+        tell: told of the progress of steps that report it.
 
     Raises:
         ProgramError: the original itself cannot be run, or not within the terms.
@@ -40,7 +44,9 @@ def search(session: Session, bill: Bill, announce: Announce) -> tuple[Trial, ...
     with ProgramProcess(
         workload.model.path, session.anchor.run, workload.search, workload.usage.batch_items
     ) as program:
-        attempt = _Attempt(bench=Bench(session, program), study=study, bill=bill, announce=announce)
+        attempt = _Attempt(
+            bench=Bench(session, program, tell), study=study, bill=bill, announce=announce
+        )
         trials = attempt.all(lossless_recipes(session.runtimes, cpus), (), None)
         _check_runnable(trials)
         if session.settings.lossless_only:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from joulewise.compress.material import Material
+from joulewise.compress.process import Tell, apply_step
 from joulewise.core.energy import Meter
 from joulewise.core.errors import InputError
 from joulewise.core.host import Host, package_versions
 from joulewise.core.recipe import Recipe
-from joulewise.core.records import Artifact, describe_artifact, load
+from joulewise.core.records import Artifact, describe_artifact, dump, load
 from joulewise.core.settings import Settings
 from joulewise.search.space import anchor_recipe
 from joulewise.workload.judge import Judge
@@ -80,6 +81,28 @@ class Session:
         except InputError:
             return None
         return known if found == known else None
+
+    def make(self, recipe: Recipe, tell: Tell | None = None) -> Artifact:
+        """Return what the steps of `recipe` give, made now or before.
+
+        Every prefix of the steps has a folder of its own, which recipes share.
+
+        Args:
+            recipe: whose steps are applied.
+            tell: told of the progress of a step that reports it.
+
+        Raises:
+            PassError: a step does not fit the model, or failed.
+        """
+        known = self.artifact(recipe)
+        if known is not None:
+            return known
+        before = replace(recipe, steps=recipe.steps[:-1])
+        self.make(before, tell)
+        folder = self.artifact_folder(recipe)
+        made = apply_step(recipe.steps[-1], self.main_file(before), self.material, folder, tell)
+        dump(made, artifact_note(folder))
+        return made
 
     def made(self, recipe: Recipe) -> Artifact:
         """Return what the steps of `recipe` gave; raises InputError where it is not there."""

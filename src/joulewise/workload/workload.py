@@ -88,7 +88,8 @@ def open_workload(
         name: write_store(folder / name, dataset.inputs, dtypes, dataset.labels, indices)
         for name, indices in vars(splits).items()
     }
-    lessons, warnings = None, ()
+    lessons: Store | None = None
+    warnings: tuple[str, ...] = ()
     if train is not None:
         lessons, warnings = _lessons(
             load_data(train, loaded), dataset, loaded, usage.batch_items, folder / "train"
@@ -167,10 +168,11 @@ def _lessons(
     store = write_store(folder, lessons.inputs, dtypes, lessons.labels, kept)
     if len(kept) == lessons.items:
         return store, ()
-    return store, (
+    warning = (
         f"{lessons.items - len(kept)} of the {lessons.items} items to learn from are among the "
-        "items to judge with; they were left out",
+        "items to judge with; they were left out"
     )
+    return store, (warning,)
 
 
 def _digests(dataset: Dataset, model: Model) -> list[bytes]:
