@@ -87,8 +87,8 @@ def compressed_lines(found: Compressed, output: Path) -> list[str]:
         *lines,
         *claim_lines(found.claim),
         (
-            f"cost     the steps took {text.joules(cost_j)} ({text.grade_word(grade)}, grade {grade}) "
-            f"and {text.seconds(sum(each.seconds for each in found.steps))}; {payback}"
+            f"cost     the steps took {text.joules(cost_j)} ({text.grade_word(grade)}, "
+            f"grade {grade}) and {text.seconds(sum(each.seconds for each in found.steps))}; {payback}"
         ),
         f"model    {output / found.artifact.main}, run on {text.describe_run(found.recipe.run)}",
     ]
