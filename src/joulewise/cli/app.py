@@ -234,8 +234,13 @@ def measure(
         Path | None, typer.Option("--csv", help="For a command: append a row to this file.")
     ] = None,
     prometheus: Annotated[
-        Path | None,
-        typer.Option("--prometheus", help="For a command: add to the counters of this .prom file."),
+        str | None,
+        typer.Option(
+            "--prometheus",
+            metavar="FILE|PORT",
+            help="For a command: add to the counters of this .prom file, or serve them on this "
+            "port of this machine while it runs (ADDRESS:PORT for others).",
+        ),
     ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="For a command: joules so far, if stderr is a terminal.")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ import typer
 from joulewise import pipeline
 from joulewise.cli.carbon import footprints_of, per_million, summed
 from joulewise.cli.progress import Terminal, live_line
+from joulewise.cli.scrape import serving_metrics
 from joulewise.core.claim import Check
 from joulewise.core.energy import Grade, Interval, Measurement, Part
 from joulewise.core.errors import JoulewiseError
@@ -26,6 +28,7 @@ from joulewise.core.supply import Footprint, Supply
 from joulewise.meter.command import CommandMeasurement, measure_command
 from joulewise.report import series, text
 from joulewise.report.footprint import footprint_lines
+from joulewise.report.scrape import MetricsServer, parse_address
 from joulewise.report.verdict import verdict_lines
 
 __all__ = ["Shown", "run_measure_command", "run_measure_model", "run_optimize", "run_verify"]
@@ -136,14 +139,14 @@ class Shown:
 
     Args:
         csv: file that gets one more row.
-        prometheus: file whose counters grow.
+        prometheus: file whose counters grow, or the port of a page while the command runs.
         live: show them while the command runs, where stderr is a terminal.
         supply: where the electricity comes from; None tells neither grams nor money.
         as_json: print them as JSON on stdout instead.
     """
 
     csv: Path | None
-    prometheus: Path | None
+    prometheus: str | None
     live: bool
     supply: Supply | None
     as_json: bool
@@ -153,10 +156,21 @@ def run_measure_command(
     argv: list[str], meter: str | None, min_grade: str | None, idle_s: float, show: Shown
 ) -> None:
     """Run a command, its output untouched, and report its joules; ends with its exit code."""
-    series.check(show.csv, show.prometheus)
+    address = None if show.prometheus is None else parse_address(show.prometheus)
+    samples = Path(show.prometheus) if show.prometheus and address is None else None
+    series.check(show.csv, samples)
+    server = MetricsServer(*address) if address else None
+    if server is not None:
+        typer.echo(f"metrics  {server.url}", err=True)
     with live_line(meter) if show.live and sys.stderr.isatty() else nullcontext():
         grade = cast("Grade | None", min_grade)  # checked where it is used
-        found = measure_command(argv, meter_name=meter, min_grade=grade, idle_s=idle_s)
+        found = measure_command(
+            argv,
+            meter_name=meter,
+            min_grade=grade,
+            idle_s=idle_s,
+            during=partial(serving_metrics, server, meter) if server else None,
+        )
     footprints = footprints_of(
         show.supply,
         {
@@ -176,8 +190,8 @@ def run_measure_command(
     )
     if show.csv is not None:
         series.append_csv(show.csv, result)
-    if show.prometheus is not None:
-        series.write_prometheus(show.prometheus, result)
+    if samples is not None:
+        series.write_prometheus(samples, result)
     raise typer.Exit(found.exit_code)
 
 

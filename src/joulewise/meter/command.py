@@ -10,8 +10,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -85,6 +85,7 @@ def measure_command(
     meter_name: str | None = None,
     min_grade: Grade | None = None,
     idle_s: float = 0.0,
+    during: Callable[[Sequence[Meter]], AbstractContextManager[object]] | None = None,
 ) -> CommandMeasurement:
     """Run a command to its end and measure it.
 
@@ -93,6 +94,7 @@ def measure_command(
         meter_name: name in METERS; None takes the best of each component that works here.
         min_grade: run nothing where a meter is worse than this: "B" refuses estimates.
         idle_s: how long to watch idle power first, where a meter includes it, s.
+        during: given the meters, returns what is entered before the command and left after it.
 
     Raises:
         UsageError: there is no command, it cannot be run, or no meter or grade has that name.
@@ -106,6 +108,8 @@ def measure_command(
             opened.callback(each.close)
         require_grade(meters, min_grade)
         watch_idle(meters, idle_s)
+        if during is not None:
+            opened.enter_context(during(meters))
         meter, *others = meters
         before = [other.read() for other in others]
         with _interrupts_left_to_child():

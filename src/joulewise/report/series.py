@@ -17,7 +17,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,15 @@ from joulewise.core.energy import Interval, Part
 from joulewise.core.errors import InputError, JoulewiseError
 from joulewise.core.records import write_atomic
 
-__all__ = ["COLUMNS", "Result", "append_csv", "check", "prometheus_text", "write_prometheus"]
+__all__ = [
+    "COLUMNS",
+    "Result",
+    "append_csv",
+    "check",
+    "prometheus_text",
+    "samples_of",
+    "write_prometheus",
+]
 
 COLUMNS = (
     "time_utc",
@@ -129,7 +137,7 @@ def write_prometheus(path: Path, result: Result) -> None:
     """
     with _locked(path):
         totals = _samples_in(path)
-        for series, value in _samples_of(result):
+        for series, value in samples_of(result.parts):
             totals[series] = totals.get(series, 0.0) + value
         write_atomic(path, prometheus_text(totals).encode())
 
@@ -177,8 +185,9 @@ def _bounds(kind: str, joules: Interval | None) -> dict[str, object]:
     }
 
 
-def _samples_of(result: Result) -> Iterator[tuple[str, float]]:
-    for part in result.parts:
+def samples_of(parts: Iterable[Part]) -> Iterator[tuple[str, float]]:
+    """Yield name with labels, and value, of each counter of some parts: joules and seconds."""
+    for part in parts:
         labels = (
             f'component="{part.component}",sensor="{_escaped(part.sensor.name)}",'
             f'grade="{part.sensor.grade}"'
