@@ -485,7 +485,7 @@ def _equal_content(files: Mapping[str, str], others: Mapping[str, str]) -> bool:
 
 
 def _without_pair_band(measurement: Measurement) -> Measurement:
-    return replace(measurement, sensor=replace(measurement.sensor, pair_ratio=1.0))
+    return replace(measurement, sensor=replace(measurement.sensor, pair_ratio=1.0, load_ratio=1.0))
 
 
 def _rounds(found: Mapping[str, Measurement]) -> int:

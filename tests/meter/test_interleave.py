@@ -408,6 +408,24 @@ def test_single_blocks_may_lie_below_idle_but_not_all() -> None:
         ratio_of(taken(7.0, 8.0, 9.0), taken(1.0, 2.0, 2.5), 0.95)
 
 
+@pytest.mark.parametrize(
+    ("cpu_s", "band"),
+    [((1.0, 1.05), 1.2), ((1.0, 2.0), 1.8), ((2.0, 1.0), 1.8), ((None, 1.0), 1.8)],
+    ids=["as busy", "busier", "less busy", "unknown"],
+)
+def test_programs_that_load_the_machine_differently_have_a_wider_band(
+    cpu_s: tuple[float | None, float | None], band: float
+) -> None:
+    sensor = replace(SENSOR, includes_idle=False, pair_ratio=1.2, load_ratio=1.5)
+    one, other = (
+        replace(taken, blocks=tuple(replace(block, cpu_s=busy_s) for block in taken.blocks))
+        for taken, busy_s in zip([measurement(sensor=sensor)] * 2, cpu_s, strict=True)
+    )
+    ratio = ratio_of(one, other, 0.95)
+    assert (ratio.low, ratio.high) == pytest.approx((1 / band, band))
+    assert ratio_of(replace(one, sensor=SENSOR), replace(other, sensor=SENSOR), 0.95).high == 1.0
+
+
 # ---------------------------------------------------------------- figures of a measurement
 
 

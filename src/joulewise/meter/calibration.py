@@ -95,7 +95,8 @@ class Line:
     Args:
         a: the slope.
         b_w: power at a reading of 0, W.
-        r2: share of the reference's variance that the line explains, at most 1.
+        r2: share of the reference's variance that the line explains, at most 1; 0 where the
+            reference did not vary at all.
         points: points of the fit.
         groups: groups that were left out one at a time.
         left_out_error_ratio: mean distance of a point from the line of all other groups, as a
@@ -183,12 +184,13 @@ def fit_line(
     x, y, names = _points(reading_w, reference_w, groups)
     a, b_w = _least_squares(x, y)
     left_out = _left_out(x, y, names)
-    errors = y - (a * x + b_w)
+    unexplained = float(np.sum((y - a * x - b_w) ** 2))
+    total = float(np.sum((y - y.mean()) ** 2))
     predicted = predict_left_out(reading_w, reference_w, groups)
     return Line(
         a=_jackknifed(a, [line[0] for line in left_out.values()]),
         b_w=_jackknifed(b_w, [line[1] for line in left_out.values()]),
-        r2=1.0 - float(np.sum(errors**2) / np.sum((y - y.mean()) ** 2)),
+        r2=1.0 - unexplained / total if total > 0 else 0.0,
         points=len(x),
         groups=len(left_out),
         left_out_error_ratio=float(np.mean(np.abs(predicted / y - 1.0))),

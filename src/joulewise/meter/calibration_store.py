@@ -125,7 +125,7 @@ def forget(host: Host) -> Path | None:
     path = path_of(host)
     try:
         path.unlink()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise JoulewiseError(f"cannot remove {path}: {error.strerror}") from error

@@ -57,6 +57,9 @@ Threads of the program before may spin on, and the counter shows its last joules
 0.5 ms of one program's power would be billed to the next.
 """
 
+SAME_LOAD_RATIO = 1.1
+"""Ratio of busy CPUs up to which two programs load the machine alike: a judgement."""
+
 WARM_UP_CHANGE = 0.05
 """The rate is flat when two warm-up blocks differ by less than this fraction."""
 
@@ -205,17 +208,33 @@ def ratio_of(
             candidate.blocks,
             baseline.idle_blocks,
             confidence=confidence,
-            pair_ratio=sensor.pair_ratio,
+            pair_ratio=_pair_ratio(baseline, candidate),
             grade=sensor.grade,
         )
     return paired_ratio(
         block_joules_per_item(baseline, objective),
         block_joules_per_item(candidate, objective),
         confidence=confidence,
-        pair_ratio=sensor.pair_ratio,
+        pair_ratio=_pair_ratio(baseline, candidate),
         grade=sensor.grade,
         objective="net of idle" if objective == "net" else "gross",
     )
+
+
+def _pair_ratio(one: Measurement, other: Measurement) -> float:
+    """Return by how much the sensor may distort the ratio of two programs, a factor >= 1."""
+    busy = [_busy_cpus(each) for each in (one, other)]
+    known = [cpus for cpus in busy if cpus is not None]
+    alike = len(known) == len(busy) and max(known) <= SAME_LOAD_RATIO * min(known)
+    return one.sensor.pair_ratio * (1.0 if alike else one.sensor.load_ratio)
+
+
+def _busy_cpus(measurement: Measurement) -> float | None:
+    """Return how many CPUs a program keeps busy on average, None where that is unknown."""
+    cpu_s = [block.cpu_s for block in measurement.blocks if block.cpu_s is not None]
+    if len(cpu_s) < len(measurement.blocks):
+        return None
+    return sum(cpu_s) / sum(block.seconds for block in measurement.blocks)
 
 
 def block_joules_per_item(measurement: Measurement, objective: str) -> list[float]:

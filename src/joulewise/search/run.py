@@ -40,7 +40,9 @@ def search(
         InputError: the folder holds the study of another job, machine or version.
     """
     cpus, workload = session.host.logical_cpus, session.workload
-    study = Study(session.folder / "study.db", session.identity(bill.meter.sensor.name))
+    sensor = bill.meter.sensor
+    identity = session.identity(f"{sensor.name}, {sensor.source}")  # calibrated since, or not
+    study = Study(session.folder / "study.db", identity)
     with ProgramProcess(
         workload.model.path, session.anchor.run, workload.search, workload.usage.batch_items
     ) as program:
