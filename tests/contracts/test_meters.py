@@ -14,6 +14,7 @@ from joulewise.core.energy import Meter
 from joulewise.core.host import read_host
 from joulewise.meter import plug, prometheus, redfish
 from joulewise.meter.battery import BatteryMeter
+from joulewise.meter.cgroup import CgroupMeter
 from joulewise.meter.cpu_time import CpuTimeMeter
 from joulewise.meter.hwmon import HwmonMeter
 from joulewise.meter.ipmi import IpmiKind
@@ -289,6 +290,24 @@ class TestPrometheus(MeterContract):
         return spend
 
 
+class TestCgroup(MeterContract):
+    @pytest.fixture
+    def meter(self, tmp_path: Path) -> Iterator[Meter]:
+        write(tmp_path, **{"cpuacct.usage": 0})
+        meter = CgroupMeter(tmp_path, host=read_host())
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, tmp_path: Path) -> Spend:
+        spent = iter(range(10**9, 10**12, 10**9))
+
+        def spend() -> None:
+            write(tmp_path, **{"cpuacct.usage": next(spent)})
+
+        return spend
+
+
 SUITES: dict[str, type[MeterContract]] = {
     "rapl": TestRapl,
     "rapl-perf": TestRaplPerf,
@@ -302,6 +321,7 @@ SUITES: dict[str, type[MeterContract]] = {
     "ipmi": TestIpmi,
     "prometheus": TestPrometheus,
     "cpu-time": TestCpuTime,
+    "cgroup": TestCgroup,
 }
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from joulewise.core.energy import Meter
 from joulewise.core.errors import SensorError
 from joulewise.meter.perf import (
     ROOT,
@@ -23,7 +22,6 @@ from joulewise.meter.perf import (
 )
 from joulewise.meter.rapl import PLAUSIBLE_W, rapl_sensor
 from joulewise.meter.sysfs import read_number
-from joulewise.testing.meter_contract import MeterContract, Spend
 from joulewise.testing.perf import FakePerf
 from tests.clock import Clock
 
@@ -45,17 +43,6 @@ def clock() -> Clock:
 def meter(tree: FakePerf, clock: Clock) -> Iterator[RaplPerfMeter]:
     with closing(RaplPerfMeter(tree.root, opener=tree.open, clock=clock)) as meter:
         yield meter
-
-
-class TestRaplPerfMeter(MeterContract):
-    @pytest.fixture
-    def meter(self, tree: FakePerf) -> Iterator[Meter]:
-        with closing(RaplPerfMeter(tree.root, opener=tree.open)) as meter:
-            yield meter
-
-    @pytest.fixture
-    def spend(self, tree: FakePerf) -> Spend:
-        return lambda: tree.advance({PACKAGE: 2.0, DRAM: 0.5})
 
 
 def rails(root: Path, vendor: str | None = None) -> dict[str, int]:

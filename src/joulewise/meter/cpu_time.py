@@ -12,19 +12,32 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from joulewise.core.energy import Component, Grade, Reading, Sensor
+from joulewise.core.energy import Component, Grade, Meter, Reading, Sensor
 from joulewise.core.errors import InputError
 from joulewise.core.host import Host, read_host
 from joulewise.meter.calibration_store import Kept, kept
 from joulewise.meter.power_table import INSTRUCTION_MIX_SPREAD_RATIO, PowerRow, power_of
 from joulewise.meter.processes import PROC, ProcessTree, process_cpu_s
 
-__all__ = ["CpuTimeMeter", "calibrated_sensor", "cpu_time_sensor", "probe"]
+__all__ = [
+    "OF_PROCESSES",
+    "CpuTimeMeter",
+    "Estimate",
+    "GradeHere",
+    "calibrated_sensor",
+    "cpu_time_sensor",
+    "estimate_of",
+    "probe",
+]
 
 RAIL = "cpu"
+
+OF_PROCESSES = "the process and its children"
+"""Whose CPU time it is; how a boundary ends."""
 
 CLOCK_STEP_S = 1e-9
 """Step of the process CPU clock. Source: clock_getres(2), Linux with high-resolution timers."""
@@ -48,10 +61,10 @@ def probe(*, proc: Path = PROC, platform: str = sys.platform) -> str | None:
     return None
 
 
-class _GradeHere:
+class GradeHere:
     """The grade as an attribute: C where this machine is calibrated, else D."""
 
-    def __get__(self, meter: CpuTimeMeter | None, kind: type[CpuTimeMeter]) -> Grade:
+    def __get__(self, meter: Meter | None, kind: type) -> Grade:
         if meter is not None:
             return meter.sensor.grade
         try:
@@ -75,7 +88,7 @@ class CpuTimeMeter:
         SensorError: a process does not exist.
     """
 
-    grade = _GradeHere()
+    grade = GradeHere()
     component: ClassVar[Component] = "cpu"
     probe: ClassVar[Callable[[], str | None]] = staticmethod(probe)
 
@@ -91,15 +104,8 @@ class CpuTimeMeter:
     ) -> None:
         self._now = now
         self._tree = ProcessTree(pids, proc=proc, clock=clock)
-        self.idle_w: float | None
-        if calibration is None:
-            row = power_of(host)
-            self._net_w, self.sensor = row.net_w.central, cpu_time_sensor(row)
-            self.idle_w = row.idle_w.central * host.logical_cpus
-        else:
-            known = calibration.calibration
-            self._net_w, self.sensor = known.net_w, calibrated_sensor(calibration)
-            self.idle_w = known.idle_w
+        self._estimate = estimate_of(host, calibration)
+        self.sensor, self.idle_w = self._estimate.sensor, self._estimate.idle_w
 
     @classmethod
     def attach(cls, pids: Sequence[int], host: Host) -> CpuTimeMeter:
@@ -116,7 +122,7 @@ class CpuTimeMeter:
 
     def joules_of(self, cpu_s: float) -> float:
         """Return the central estimate for `cpu_s` seconds of CPU time, J."""
-        return cpu_s * self._net_w
+        return cpu_s * self._estimate.net_w
 
     def read(self) -> Reading:
         """Return the estimated joules since the processes started."""
@@ -126,14 +132,47 @@ class CpuTimeMeter:
         """Do nothing: no resource is held between readings."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What CPU time is turned into joules with.
+
+    Args:
+        net_w: watts above idle per busy logical CPU, W.
+        idle_w: idle power of the machine, W.
+        sensor: what the joules are, for the CPU time of processes.
+    """
+
+    net_w: float
+    idle_w: float | None
+    sensor: Sensor
+
+
+def estimate_of(host: Host, calibration: Kept | None) -> Estimate:
+    """Return how a machine's CPU time is turned into joules.
+
+    Args:
+        host: the machine; decides the row of the power table.
+        calibration: that of the machine, None for the power table.
+    """
+    if calibration is not None:
+        known = calibration.calibration
+        sensor = calibrated_sensor(calibration)
+        return Estimate(net_w=known.net_w, idle_w=known.idle_w, sensor=sensor)
+    row = power_of(host)
+    return Estimate(
+        net_w=row.net_w.central,
+        idle_w=row.idle_w.central * host.logical_cpus,
+        sensor=cpu_time_sensor(row),
+    )
+
+
 def cpu_time_sensor(row: PowerRow) -> Sensor:
     """Describe the estimate that a row of the power table gives."""
     return Sensor(
         name="cpu-time",
         grade="D",
         boundary=(
-            "share of the whole server's wall power above idle, by CPU time of the process and "
-            "its children"
+            "share of the whole server's wall power above idle, by CPU time of " + OF_PROCESSES
         ),
         rails=(RAIL,),
         includes_idle=False,
@@ -154,8 +193,7 @@ def calibrated_sensor(calibration: Kept) -> Sensor:
         name="cpu-time",
         grade="C",
         boundary=(
-            f"{covered}, above idle as {reference.name} counts it, by CPU time of the process and "
-            "its children"
+            f"{covered}, above idle as {reference.name} counts it, by CPU time of {OF_PROCESSES}"
         ),
         rails=(RAIL,),
         includes_idle=False,

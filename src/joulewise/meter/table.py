@@ -121,6 +121,10 @@ METERS: Registry[MeterType] = Registry(
             target="joulewise.meter.cpu_time:CpuTimeMeter",
             summary="CPU time of the process tree times sourced watts; works in virtual machines",
         ),
+        "cgroup": Entry(
+            target="joulewise.meter.cgroup:CgroupMeter",
+            summary="the same for a control group, as in --meter cgroup:/sys/fs/cgroup/GROUP",
+        ),
     },
     group="joulewise.meters",
 )
