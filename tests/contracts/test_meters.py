@@ -13,6 +13,7 @@ import pytest
 from joulewise.core.energy import Meter
 from joulewise.core.host import read_host
 from joulewise.meter import plug, prometheus, redfish
+from joulewise.meter.apple import AppleMeter
 from joulewise.meter.battery import BatteryMeter
 from joulewise.meter.cgroup import CgroupMeter
 from joulewise.meter.cpu_time import CpuTimeMeter
@@ -30,6 +31,7 @@ from joulewise.testing.powercap import FakePowercap
 from tests.clock import FAR_S, Clock
 from tests.ipmi import printed, put_on_path
 from tests.nvml import Card, NvmlStub
+from tests.powermetrics import FakePowermetrics
 from tests.server import Instrument
 from tests.sysfs import write
 
@@ -155,6 +157,36 @@ class TestJetson(MeterContract):
     def spend(self, clock: Clock) -> Spend:
         def spend() -> None:
             clock.now_s += 1.0
+
+        return spend
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the fake is a shell script")
+class TestApple(MeterContract):
+    """The real meter on an executable of our own."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def fake(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePowermetrics:
+        fake = FakePowermetrics(tmp_path, monkeypatch)
+        fake.sample(0.1, {"cpu": 0.0, "gpu": 0.0, "ane": 0.0})
+        return fake
+
+    @pytest.fixture
+    def meter(self, fake: FakePowermetrics, clock: Clock) -> Iterator[Meter]:
+        assert fake.folder.exists()
+        meter = AppleMeter(clock=clock)
+        yield meter
+        meter.close()
+
+    @pytest.fixture
+    def spend(self, fake: FakePowermetrics, clock: Clock) -> Spend:
+        def spend() -> None:
+            clock.now_s += 1.0
+            fake.sample(1.0, {"cpu": 3.0, "gpu": 1.0, "ane": 0.0})
 
         return spend
 
@@ -314,6 +346,7 @@ SUITES: dict[str, type[MeterContract]] = {
     "nvml": TestNvml,
     "hwmon": TestHwmon,
     "jetson": TestJetson,
+    "apple": TestApple,
     "battery": TestBattery,
     "recording": TestRecording,
     "plug": TestPlug,

@@ -93,6 +93,10 @@ METERS: Registry[MeterType] = Registry(
             target="joulewise.meter.jetson:JetsonMeter",
             summary="the input power of an NVIDIA Jetson module, sampled",
         ),
+        "apple": Entry(
+            target="joulewise.meter.apple:AppleMeter",
+            summary="CPU, GPU and Neural Engine of Apple chips, from powermetrics; macOS, root",
+        ),
         "battery": Entry(
             target="joulewise.meter.battery:BatteryMeter",
             summary="what leaves a laptop's battery; slow and coarse, by name only",
