@@ -188,7 +188,7 @@ def _apply(
     applied = AppliedStep(
         step=steps[-1],
         size_bytes=made.size_bytes,
-        cost_j=bill.interval(max(0.0, bill.meter.read().total_j - before.total_j)),
+        cost_j=bill.interval(before, bill.meter.read()),
         seconds=time.monotonic() - started,
     )
     dump(applied, note)

@@ -87,7 +87,7 @@ class Bench:
             difference=tried.difference,
             measurement=tried.measurement,
             size_bytes=size_bytes,
-            cost_j=bill.interval(max(0.0, after.total_j - before.total_j)),
+            cost_j=bill.interval(before, after),
             seconds=after.time_s - before.time_s,
         )
 
