@@ -17,6 +17,7 @@ def test_public_names_are_pinned() -> None:
         "__version__",
         "compare_commands",
         "compare_models",
+        "log_to_mlflow",
         "measure",
         "measure_command",
         "measure_model",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from joulewise.meter.command import measure_command
     from joulewise.meter.window import measure
     from joulewise.pipeline import measure_model, optimize, verify
+    from joulewise.tracking import log_to_mlflow
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "compare_commands",
     "compare_models",
+    "log_to_mlflow",
     "measure",
     "measure_command",
     "measure_model",
@@ -39,6 +41,7 @@ _WHERE = {
     "JoulewiseError": "joulewise.core.errors",
     "Settings": "joulewise.core.settings",
     "Usage": "joulewise.core.settings",
+    "log_to_mlflow": "joulewise.tracking",
     "measure": "joulewise.meter.window",
     "compare_commands": "joulewise.comparison",
     "compare_models": "joulewise.comparison",

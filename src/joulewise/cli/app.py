@@ -73,6 +73,9 @@ Pue = Annotated[
     typer.Option("--pue", help="Energy of the building per joule of its computers, as in 1.2."),
 ]
 Price = Annotated[float | None, typer.Option("--price", help="Tell money: price of a kWh.")]
+Mlflow = Annotated[
+    bool, typer.Option("--mlflow", help="Log the result to MLflow (MLFLOW_TRACKING_URI).")
+]
 Currency = Annotated[str | None, typer.Option("--currency", help="Of the price, as in EUR.")]
 
 
@@ -108,6 +111,7 @@ def optimize(
     pue: Pue = None,
     price: Price = None,
     currency: Currency = None,
+    mlflow: Mlflow = False,
     resume: Resume = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -132,8 +136,8 @@ def optimize(
         lossless_only=lossless,
     )
     run_optimize(
-        model, data, output, usage, settings, train=train, supply=supply, resume=resume,
-        as_json=json, quiet=quiet,
+        model, data, output, usage, settings, train=train, supply=supply, mlflow=mlflow,
+        resume=resume, as_json=json, quiet=quiet,
     )  # fmt: skip
 
 
@@ -250,6 +254,7 @@ def measure(
     pue: Pue = None,
     price: Price = None,
     currency: Currency = None,
+    mlflow: Mlflow = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -270,11 +275,14 @@ def measure(
         usage = Usage(batch_items=batch)
         supply = supply_asked(place, service, pue, price, currency)
         run_measure_model(
-            Path(target[0]), data, usage, run, meter, supply=supply, as_json=json, quiet=quiet
-        )
+            Path(target[0]), data, usage, run, meter, supply=supply, mlflow=mlflow, as_json=json,
+            quiet=quiet,
+        )  # fmt: skip
     else:
         supply = supply_asked(place, service, pue, price, currency)
-        show = Shown(csv=csv, prometheus=prometheus, live=live, supply=supply, as_json=json)
+        show = Shown(
+            csv=csv, prometheus=prometheus, live=live, supply=supply, mlflow=mlflow, as_json=json
+        )
         run_measure_command(target, meter, min_grade, idle, show)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,7 @@ from joulewise.report import series, text
 from joulewise.report.footprint import footprint_lines
 from joulewise.report.scrape import MetricsServer, parse_address
 from joulewise.report.verdict import verdict_lines
+from joulewise.tracking import Loggable, log_to_mlflow, require_mlflow
 
 __all__ = ["Shown", "run_measure_command", "run_measure_model", "run_optimize", "run_verify"]
 
@@ -49,11 +50,14 @@ def run_optimize(
     *,
     train: str | None = None,
     supply: Supply | None = None,
+    mlflow: bool = False,
     resume: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Optimize and print the four-line verdict, or the whole record as JSON."""
+    if mlflow:
+        require_mlflow()
     with Terminal(quiet=quiet) as progress:
         try:
             bundle = pipeline.optimize(
@@ -67,6 +71,8 @@ def run_optimize(
     typer.echo(to_json(bundle) if as_json else "\n".join(_result_lines(bundle)))
     if not quiet:
         typer.echo(f"bundle   {output} (open {output / 'report.html'})", err=True)
+    if mlflow:
+        _log(bundle)
 
 
 def _result_lines(bundle: Bundle) -> list[str]:
@@ -106,10 +112,13 @@ def run_measure_model(
     meter: str | None,
     *,
     supply: Supply | None = None,
+    mlflow: bool = False,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Measure a model per item and print joules, latency and sensor."""
+    if mlflow:
+        require_mlflow()
     with Terminal(quiet=quiet) as progress:
         measurement = pipeline.measure_model(
             model, data, usage=usage, run=run, meter=meter, progress=progress
@@ -119,18 +128,27 @@ def run_measure_model(
     footprints = per_million(supply, measurement)
     if as_json:
         typer.echo(to_json({**_measurement_record(measurement), **_told(footprints)}))
-        return
+    else:
+        lines = _model_lines(model, run, usage, measurement)
+        typer.echo("\n".join([*lines, *footprint_lines(footprints, [measurement.sensor], width=9)]))
+    if mlflow:
+        _log(measurement)
+
+
+def _model_lines(
+    model: Path, run: RunSettings, usage: Usage, measurement: Measurement
+) -> list[str]:
     seconds = sum(block.seconds for block in measurement.blocks)
-    typer.echo(f"model    {model}, {text.describe_run(run)}")
-    typer.echo(_energy_line(measurement, "per item"))
-    typer.echo(
-        f"time     {text.seconds(seconds / measurement.items)} per item; batch of "
-        f"{usage.batch_items}: p50 {text.seconds(measurement.latency_p50_s)}, "
-        f"p95 {text.seconds(measurement.latency_p95_s)}; {measurement.items:,} items"
-    )
-    typer.echo(_sensor_line(measurement))
-    for line in footprint_lines(footprints, [measurement.sensor], width=9):
-        typer.echo(line)
+    return [
+        f"model    {model}, {text.describe_run(run)}",
+        _energy_line(measurement, "per item"),
+        (
+            f"time     {text.seconds(seconds / measurement.items)} per item; batch of "
+            f"{usage.batch_items}: p50 {text.seconds(measurement.latency_p50_s)}, "
+            f"p95 {text.seconds(measurement.latency_p95_s)}; {measurement.items:,} items"
+        ),
+        _sensor_line(measurement),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +160,7 @@ class Shown:
         prometheus: file whose counters grow, or the port of a page while the command runs.
         live: show them while the command runs, where stderr is a terminal.
         supply: where the electricity comes from; None tells neither grams nor money.
+        mlflow: log them to MLflow too.
         as_json: print them as JSON on stdout instead.
     """
 
@@ -149,6 +168,7 @@ class Shown:
     prometheus: str | None
     live: bool
     supply: Supply | None
+    mlflow: bool
     as_json: bool
 
 
@@ -156,6 +176,8 @@ def run_measure_command(
     argv: list[str], meter: str | None, min_grade: str | None, idle_s: float, show: Shown
 ) -> None:
     """Run a command, its output untouched, and report its joules; ends with its exit code."""
+    if show.mlflow:
+        require_mlflow()
     address = None if show.prometheus is None else parse_address(show.prometheus)
     samples = Path(show.prometheus) if show.prometheus and address is None else None
     series.check(show.csv, samples)
@@ -171,6 +193,20 @@ def run_measure_command(
             idle_s=idle_s,
             during=partial(serving_metrics, server, meter) if server else None,
         )
+    _tell_command(found, show)
+    result = series.Result(
+        name=shlex.join(argv), parts=found.parts, exit_code=found.exit_code, at=datetime.now(UTC)
+    )
+    if show.csv is not None:
+        series.append_csv(show.csv, result)
+    if samples is not None:
+        series.write_prometheus(samples, result)
+    if show.mlflow:
+        _log(found)
+    raise typer.Exit(found.exit_code)
+
+
+def _tell_command(found: CommandMeasurement, show: Shown) -> None:
     footprints = footprints_of(
         show.supply,
         {
@@ -185,14 +221,12 @@ def run_measure_command(
         sensors = [part.sensor for part in found.parts]
         lines = [*_command_lines(found), *footprint_lines(footprints, sensors, width=9)]
         typer.echo("\n".join(lines), err=True)
-    result = series.Result(
-        name=shlex.join(argv), parts=found.parts, exit_code=found.exit_code, at=datetime.now(UTC)
-    )
-    if show.csv is not None:
-        series.append_csv(show.csv, result)
-    if samples is not None:
-        series.write_prometheus(samples, result)
-    raise typer.Exit(found.exit_code)
+
+
+def _log(result: Loggable) -> None:
+    """Log to MLflow, whose own words must not be taken for the result."""
+    with redirect_stdout(sys.stderr):
+        log_to_mlflow(result)
 
 
 def _told(footprints: Mapping[str, Footprint]) -> dict[str, object]:
