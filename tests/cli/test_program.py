@@ -92,7 +92,9 @@ def test_doctor_in_json() -> None:
     done = joulewise("doctor", "--json")
     record = json.loads(done.stdout)
     assert record["ready"] is True
-    assert {"meter", "runtime", "pass", "report"} == {each["kind"] for each in record["findings"]}
+    assert {"meter", "estimate", "runtime", "pass", "report"} == {
+        each["kind"] for each in record["findings"]
+    }
     assert all(each["works"] or each["fix"] for each in record["findings"])
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from joulewise.core.host import read_host
+from joulewise.meter.calibration_store import keep
 from tests.cli.bundles import make_cheaper_bundle
 from tests.cli.program import fast, joulewise, only_line
+from tests.meter.calibrations import fitted, staircase
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,22 @@ def test_good_bundle_is_proved_again(proved: Path) -> None:
         "ok    quality",
     ]
     assert "holds on this machine" in lines[-1]
+
+
+def test_claim_of_grade_d_is_proved_again_where_the_machine_is_calibrated(
+    proved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a new proof with today's meter on both sides; no joule of the old one is used."""
+    claimed = json.loads((proved / "joulewise.json").read_text())["claims"][0]["ratio"]
+    assert claimed["grade"] == "D"
+    monkeypatch.setenv("JOULEWISE_HOME", str(tmp_path))
+    keep(fitted(staircase(), host=read_host()))
+    done = fast("verify", proved, "--quiet", "--json", "--meter", "cpu-time")
+    assert done.returncode == 0, done
+    claim = json.loads(done.stdout)["claim"]
+    assert claim["ratio"]["grade"] == "C"
+    grades = {each["sensor"]["grade"] for each in claim["measurements"].values()}
+    assert grades == {"C"}
 
 
 def test_altered_model_byte_is_found(bundle: Path) -> None:

@@ -60,6 +60,13 @@ def test_cumulative_energy(write_log: WriteLog, column: str, factor: float) -> N
     assert replay(path, Clock()).sensor.resolution_j == pytest.approx(2.0 * factor)
 
 
+def test_a_counter_that_moves_in_every_row_may_still_be_fine(write_log: WriteLog) -> None:
+    path = write_log("time_s,energy_j\n0,0.1\n1,100.3\n2,200.4\n3,300.6\n4,400.8\n")
+    assert replay(path, Clock()).sensor.resolution_j == pytest.approx(0.1)
+    steady = write_log("time_s,energy_j\n0,0\n1,100\n2,200\n3,300\n")
+    assert replay(steady, Clock()).sensor.resolution_j == pytest.approx(100.0)
+
+
 def test_json_lines_with_iso_times(write_log: WriteLog) -> None:
     path = write_log(
         '{"timestamp": "2026-01-01T00:00:00Z", "power_w": 5, "note": "x"}\n\n'

@@ -2,7 +2,9 @@
 
 A smart plug, a power analyser or a BMC writes a table of times with power or cumulative energy; the
 joules at any moment lie on the straight line between two rows, after a trapezoid over power. It is
-named by the user and never chosen by itself: ``recording:FILE`` or ``recording:FILE?offset_s=1.5``.
+named by the user and never chosen by itself: ``recording:FILE``, ``recording:FILE?offset_s=1.5``
+where the meter's clock is known to be 1.5 s behind, or ``recording:FILE?align=auto``, which makes a
+load of a minute and finds the offset itself (see joulewise.meter.align).
 
 Why late: a reading is asked for now, but the row after that moment comes later. So `read` returns
 at once, and the joules are looked up, waiting for the row if need be, when somebody asks for them;
@@ -24,14 +26,17 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING, ClassVar
 
 from joulewise.core.energy import Component, Grade, Reading, Sensor
 from joulewise.core.errors import InputError, SensorError, UsageError
-from joulewise.core.host import Host
+from joulewise.core.host import Host, read_host
+
+if TYPE_CHECKING:
+    from joulewise.meter.align import Alignment
 
 __all__ = ["GAP_STEPS", "Log", "NamedRecording", "RecordingMeter", "probe"]
 
@@ -39,6 +44,9 @@ RAIL = "external"
 
 GAP_STEPS = 5
 """Median steps without a row that make a hole: a judgement."""
+
+ROUNDING = 1e-9
+"""Share of a counter below which a change of its steps is rounding of numbers, not a step."""
 
 POLL_S = 0.05
 """Time between looks at a growing file, s."""
@@ -50,6 +58,9 @@ Source: MLPerf Power refuses readings of more than 1 % uncertainty (power-dev, c
 differs: which meter wrote the log is not known, so 3 % is stated; its gain cancels in a ratio, the
 row that a window's end falls into does not.
 """
+
+UPDATES = 100
+"""Rows in the shortest good window. Source: joulewise.meter.interleave.least_block_s."""
 
 TIME_COLUMNS = ("time_s", "timestamp")
 VALUE_COLUMNS: Mapping[str, float] = {"power_w": 1.0, "energy_j": 1.0, "energy_wh": 3600.0}
@@ -94,12 +105,23 @@ class Log:
         return self._median[1]
 
     @property
+    def is_counter(self) -> bool:
+        """Whether its rows are cumulative energy, not power."""
+        return self._kind not in (None, "power_w")
+
+    @property
     def resolution_j(self) -> float | None:
-        """Smallest step of a counter that moved, J; None for power."""
+        """Smallest step of a counter, or change of its steps, J; None for power.
+
+        A fine counter moves by many of its own steps from row to row, so the smallest move alone
+        would be the power times the time between rows.
+        """
         if self._kind == "power_w":
             return None
-        steps = [after - before for before, after in pairwise(self.joules) if after > before]
-        return min(steps, default=None)
+        moves = [after - before for before, after in pairwise(self.joules)]
+        changes = [abs(after - before) for before, after in pairwise(moves)]
+        rounding_j = ROUNDING * self._last_value
+        return min((step for step in (*moves, *changes) if step > rounding_j), default=None)
 
     def follow(self) -> None:
         """Take in the rows that were written since."""
@@ -217,6 +239,7 @@ class RecordingMeter:
     Args:
         path: the log, see Log.
         offset_s: add this to the log's times to get this machine's, s.
+        offset_error_s: how far the offset may be off, s; None where it was not measured.
         now: this machine's time, s since 1970; another function replays a finished log exactly.
         sleep: waits that long, s; another function in tests.
 
@@ -234,6 +257,7 @@ class RecordingMeter:
         path: Path,
         *,
         offset_s: float = 0.0,
+        offset_error_s: float | None = None,
         now: Callable[[], float] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -245,7 +269,7 @@ class RecordingMeter:
         self._sleep = sleep
         self._last_s: float | None = None
         self.idle_w: float | None = None
-        self.sensor = recording_sensor(self._log)
+        self.sensor = recording_sensor(self._log, offset_s, offset_error_s)
 
     @classmethod
     def attach(cls, pids: Sequence[int], host: Host) -> RecordingMeter:  # noqa: ARG003
@@ -257,20 +281,21 @@ class RecordingMeter:
         """Return the kind that reads the log that ``recording:`` is followed by.
 
         Args:
-            argument: a path, or a path and ``?offset_s=SECONDS``.
+            argument: a path, or a path and ``?offset_s=SECONDS`` or ``?align=auto``.
 
         Raises:
             UsageError: the part after the question mark is not understood.
         """
         path, _, query = argument.partition("?")
-        options = dict(parse_qsl(query, keep_blank_values=True))
-        offset = options.pop("offset_s", "0")
-        if not path or options or not _is_number(offset) or (query and "offset_s" not in query):
+        name, _, value = query.partition("=")
+        known = query in ("", "align=auto") or (name == "offset_s" and _is_number(value))
+        if not path or not known:
             raise UsageError(
-                f"recording:{argument} is not understood; write recording:FILE or "
-                "recording:FILE?offset_s=1.5"
+                f"recording:{argument} is not understood; write recording:FILE, "
+                "recording:FILE?offset_s=1.5 or recording:FILE?align=auto"
             )
-        return NamedRecording(path=Path(path), offset_s=float(offset))
+        offset_s = None if query == "align=auto" else float(value or 0)
+        return NamedRecording(path=Path(path), offset_s=offset_s)
 
     def read(self) -> Reading:
         """Return the joules up to now; those of a row still to come wait for it when asked for.
@@ -323,7 +348,7 @@ class RecordingMeter:
             verb = "ends" if wanted_s > last_s else "begins"
             raise SensorError(
                 f"the log {self._log.path} {verb} {where}; is the meter still writing? if its "
-                "clock differs from this machine's, add ?offset_s=SECONDS"
+                "clock differs from this machine's, add ?offset_s=SECONDS or ?align=auto"
             )
 
 
@@ -333,11 +358,12 @@ class NamedRecording:
 
     Args:
         path: the log.
-        offset_s: add this to the log's times to get this machine's, s.
+        offset_s: add this to the log's times to get this machine's, s; None makes a load and finds
+            it, once.
     """
 
     path: Path
-    offset_s: float = 0.0
+    offset_s: float | None = 0.0
     grade: ClassVar[Grade] = RecordingMeter.grade
     component: ClassVar[Component] = RecordingMeter.component
 
@@ -346,7 +372,23 @@ class NamedRecording:
 
     def attach(self, pids: Sequence[int], host: Host) -> RecordingMeter:  # noqa: ARG002
         """Open the log; its joules are those of all that the external meter feeds."""
-        return RecordingMeter(self.path, offset_s=self.offset_s)
+        if self.offset_s is not None:
+            return RecordingMeter(self.path, offset_s=self.offset_s)
+        found = self._alignment
+        return RecordingMeter(self.path, offset_s=found.offset_s, offset_error_s=found.error_s)
+
+    @cached_property
+    def _alignment(self) -> Alignment:
+        from joulewise.meter.align import align_log  # brings NumPy, which others can spare
+        from joulewise.meter.staircase import Crew
+
+        log = Log(self.path)
+        if len(log.times_s) < 2:
+            raise SensorError(
+                f"the log {self.path} has fewer than two rows; let the meter run first"
+            )
+        cpus = read_host().logical_cpus
+        return align_log(log, lambda: Crew(cpus, array_bytes=0), cpus, now=_steady_now())
 
 
 class _Later(Mapping[str, float]):
@@ -374,8 +416,21 @@ class _Later(Mapping[str, float]):
         return 1
 
 
-def recording_sensor(log: Log) -> Sensor:
-    """Describe the meter that wrote a log."""
+def recording_sensor(log: Log, offset_s: float, offset_error_s: float | None) -> Sensor:
+    """Describe the meter that wrote a log.
+
+    Args:
+        log: its rows so far.
+        offset_s: what is added to its times, s.
+        offset_error_s: how far that may be off, s; widens the band by what both ends of the
+            shortest good window may miss. None where it was not measured.
+    """
+    part = min(2 * (offset_error_s or 0.0) / (UPDATES * log.step_s), 0.5)
+    clock = (
+        f"; its times are moved by {offset_s:.2f} s, found to {offset_error_s:.2f} s by a load"
+        if offset_error_s is not None
+        else ""
+    )
     return Sensor(
         name="recording",
         grade="A",
@@ -384,10 +439,12 @@ def recording_sensor(log: Log) -> Sensor:
         includes_idle=True,
         resolution_j=log.resolution_j,
         update_period_s=log.step_s,
-        low_ratio=RATIOS[0],
-        high_ratio=RATIOS[1],
-        pair_ratio=PAIR_RATIO,
-        source=f"the log {log.path.name} of an external meter; its error is a judgement of 3 %",
+        low_ratio=RATIOS[0] * (1 - part),
+        high_ratio=RATIOS[1] * (1 + part),
+        pair_ratio=PAIR_RATIO * (1 + part),
+        source=(
+            f"the log {log.path.name} of an external meter; its error is a judgement of 3 %{clock}"
+        ),
     )
 
 
