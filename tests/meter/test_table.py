@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 
 
 class WorkingMeter(CpuTimeMeter):
-    grade: Grade = "B"  # type: ignore[misc]
+    grade: Grade = "B"
 
 
 class CardMeter(WorkingMeter):
