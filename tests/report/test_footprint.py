@@ -107,6 +107,16 @@ def test_lines_say_what_chips_leave_out() -> None:
     assert footprint_lines({}, [], width=9) == []
 
 
+def test_lines_say_the_building_and_the_price() -> None:
+    carbon, cost, without = footprint_lines({"": HERE.footprint(3.6e6)}, [], width=9)
+    assert carbon.startswith(
+        "carbon   413 g CO2e (258 g to 584 g); 344 g/kWh (215 to 486), Germany"
+    )
+    assert carbon.endswith("; PUE 1.2")
+    assert cost == "money    0.300 EUR; 0.250 EUR/kWh; PUE 1.2"
+    assert without == "without  the making of the hardware"
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0, "0 EUR"), (0.25, "0.250 EUR"), (1234.5, "1,230 EUR"), (1.5e-7, "1.50e-07 EUR")],

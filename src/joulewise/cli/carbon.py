@@ -91,7 +91,7 @@ def per_million(of: Supply | None, measurement: Measurement) -> Mapping[str, Foo
     return footprints_of(
         of,
         {
-            "a million items net of idle": net and net.scaled(1e6),
+            "for a million items net of idle": net and net.scaled(1e6),
             "gross": gross and gross.scaled(1e6),
         },
     )

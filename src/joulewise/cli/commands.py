@@ -35,6 +35,12 @@ from joulewise.tracking import Loggable, log_to_mlflow, require_mlflow
 __all__ = ["Shown", "run_measure_command", "run_measure_model", "run_optimize", "run_verify"]
 
 
+_FOOTPRINTS = {
+    "search": "for the search",
+    "million inferences": "for a million inferences net of idle",
+}
+
+
 class InterruptedRunError(JoulewiseError):
     """The user pressed Ctrl-C."""
 
@@ -76,7 +82,7 @@ def run_optimize(
 
 
 def _result_lines(bundle: Bundle) -> list[str]:
-    told = {f"for {what}": footprint for what, footprint in bundle.footprints.items()}
+    told = {_FOOTPRINTS.get(what, what): each for what, each in bundle.footprints.items()}
     sensors = [trial.measurement.sensor for trial in bundle.trials if trial.measurement]
     return [*verdict_lines(bundle), *footprint_lines(told, sensors, width=9)]
 

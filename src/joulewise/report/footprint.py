@@ -27,14 +27,18 @@ def footprint_lines(
     if not footprints:
         return []
     first = next(iter(footprints.values()))
+    building = [] if first.pue is None else [f"PUE {first.pue:g}"]
     lines = []
     if first.carbon is not None:
         told = [_of(carbon_words(f.carbon), what) for what, f in footprints.items() if f.carbon]
-        lines.append(("carbon", "; ".join([*told, intensity_words(first.carbon.intensity)])))
+        lines.append(
+            ("carbon", "; ".join([*told, intensity_words(first.carbon.intensity), *building]))
+        )
     if first.money is not None:
         told = [_of(money_words(f.money), what) for what, f in footprints.items() if f.money]
         price = first.money.price
-        lines.append(("money", "; ".join([*told, f"{money(price.per_kwh, price.currency)}/kWh"])))
+        tariff = f"{money(price.per_kwh, price.currency)}/kWh"
+        lines.append(("money", "; ".join([*told, tariff, *building])))
     lines.append(("without", "; ".join(left_out(first, sensors))))
     return [f"{label:<{width}}{text}" for label, text in lines]
 

@@ -32,6 +32,9 @@ __all__ = ["MetricsServer", "parse_address"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HERE, PATH = "127.0.0.1", "/metrics"
 
+POLL_S = 0.1
+"""How often the page looks whether it shall end, s: 0.05 % of a CPU."""
+
 TIMEOUT_S = 5.0
 """How long somebody may take to ask, s; others are served meanwhile."""
 
@@ -83,7 +86,7 @@ class MetricsServer:
         counters = _Counters(read)
         self._server.counters = counters
         thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": POLL_S}, daemon=True
         )
         thread.start()
         try:
