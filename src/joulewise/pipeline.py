@@ -130,7 +130,10 @@ def optimize(
                 plan = replace(PROOF_PLAN, seed=settings.seed)
                 claim = prove(test, workload.hold_out, open_meter, plan, work / "proof")
         outcome = Outcome(
-            trials=trials, choice=choice, claim=claim, smallest_margin=smallest,
+            trials=trials,
+            choice=choice,
+            claim=claim,
+            smallest_margin=smallest,
             warnings=(*warnings, *workload.warnings),
         )
         bundle = record(session, outcome, bill, supply)
