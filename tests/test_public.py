@@ -15,6 +15,7 @@ def test_public_names_are_pinned() -> None:
         "Settings",
         "Usage",
         "__version__",
+        "calibrate",
         "compare_commands",
         "compare_models",
         "log_to_mlflow",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from joulewise.comparison import compare_commands, compare_models
     from joulewise.core.errors import JoulewiseError
     from joulewise.core.settings import Settings, Usage
+    from joulewise.meter.calibrate import calibrate
     from joulewise.meter.command import measure_command
     from joulewise.meter.window import measure
     from joulewise.pipeline import measure_model, optimize, verify
@@ -26,6 +27,7 @@ __all__ = [
     "Settings",
     "Usage",
     "__version__",
+    "calibrate",
     "compare_commands",
     "compare_models",
     "log_to_mlflow",
@@ -42,6 +44,7 @@ _WHERE = {
     "Settings": "joulewise.core.settings",
     "Usage": "joulewise.core.settings",
     "log_to_mlflow": "joulewise.tracking",
+    "calibrate": "joulewise.meter.calibrate",
     "measure": "joulewise.meter.window",
     "compare_commands": "joulewise.comparison",
     "compare_models": "joulewise.comparison",
