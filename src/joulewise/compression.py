@@ -20,6 +20,7 @@ from joulewise.core.recipe import Recipe, RunSettings, Step, parse_steps
 from joulewise.core.records import Artifact, WorkloadRecord, dump, load
 from joulewise.core.settings import Settings, Usage
 from joulewise.export.program import RUNTIMES
+from joulewise.learn.source import as_onnx
 from joulewise.meter.bill import Bill
 from joulewise.meter.table import meter_opener
 from joulewise.pipeline import PROOF_PLAN, Progress, Silent, judge_of_original, usable_runtimes
@@ -86,12 +87,13 @@ class Compressed:
 
 
 def compress_model(
-    model: str | Path,
+    model: object,
     recipe: str | Sequence[Step],
     data: str,
     output: str | Path,
     *,
     train: str | None = None,
+    weights: Path | None = None,
     usage: Usage | None = None,
     settings: Settings | None = None,
     resume: bool = False,
@@ -100,11 +102,13 @@ def compress_model(
     """Apply a recipe to a model, and test the result against the original.
 
     Args:
-        model: an ONNX file.
+        model: an ONNX file, a PyTorch module, ``package.module:factory`` of one, or a folder of
+            Hugging Face; see `joulewise.learn.source.as_onnx`.
         recipe: steps, as text like ``"prune(ratio=0.5) + distill(epochs=3) + quantize(static)"``.
         data: items to calibrate and to judge with, as in `optimize`.
         output: folder for the model and its record; must not exist.
         train: items to learn from, for steps that train; never used to judge.
+        weights: of a factory's module, None for those it comes with.
         usage: how the model is used; one item at a time by default.
         settings: margin, confidence, meter and seed.
         resume: go on with an interrupted run of the same command.
@@ -129,7 +133,8 @@ def compress_model(
     with bundles.work_folder(output, resume=resume) as work:
         open_meter = meter_opener(settings.meter, host)
         progress.stage("reading the model and the data")
-        workload = open_workload(Path(model), data, usage, settings, work / "data", train)
+        source = as_onnx(model, data, work / "source", weights)
+        workload = open_workload(source, data, usage, settings, work / "data", train)
         session = Session(
             workload=workload, settings=settings, runtimes=runtimes, host=host,
             judge=judge_of_original(workload, runtimes, settings, work / "original"),

@@ -18,6 +18,7 @@ from joulewise.core.settings import Settings, Usage
 from joulewise.core.supply import Supply
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import RUNTIMES
+from joulewise.learn.source import as_onnx
 from joulewise.meter.bill import Bill
 from joulewise.meter.interleave import Plan, interleave
 from joulewise.meter.table import meter_opener
@@ -69,11 +70,12 @@ class Silent:
 
 
 def optimize(
-    model: str | Path,
+    model: object,
     data: str,
     output: str | Path,
     *,
     train: str | None = None,
+    weights: Path | None = None,
     usage: Usage | None = None,
     settings: Settings | None = None,
     resume: bool = False,
@@ -83,11 +85,13 @@ def optimize(
     """Find the version of a model that does the same job for the fewest joules, with proof.
 
     Args:
-        model: an ONNX file.
+        model: an ONNX file, a PyTorch module, ``package.module:factory`` of one, or a folder of
+            Hugging Face; see `joulewise.learn.source.as_onnx`.
         data: a ``.npz`` file, a folder of images, or ``package.module:function``.
         output: folder for the bundle; must not exist.
         train: items to learn from, in the same forms as `data`; with them, models that can learn
             are also pruned and taught again.
+        weights: of a factory's module, None for those it comes with.
         usage: how the model is used; one item at a time by default.
         settings: what is declared before the search.
         resume: go on with an interrupted run of the same command.
@@ -109,7 +113,8 @@ def optimize(
         bill = Bill(open_meter([os.getpid()]))
         progress.stage("reading the model and the data")
         with bill.stage("preparation"):
-            workload = open_workload(Path(model), data, usage, settings, work / "data", train)
+            source = as_onnx(model, data, work / "source", weights)
+            workload = open_workload(source, data, usage, settings, work / "data", train)
             smallest = check_certifiable(workload, settings)
             judge = judge_of_original(workload, runtimes, settings, work / "original")
         session = Session(

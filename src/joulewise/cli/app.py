@@ -26,6 +26,17 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle; made new.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="An ONNX file, package.module:factory of a PyTorch module, or a Hugging Face folder.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="For a factory: .safetensors or a checkpoint of tensors."),
+]
 Train = Annotated[
     str | None,
     typer.Option("--train", help="Items to learn from, never to judge with; forms as --data."),
@@ -91,12 +102,13 @@ def options(
 
 @app.command()
 def optimize(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    model: Source,
     data: Annotated[
         str, typer.Option("--data", "-d", help="A .npz, an image folder, or module:function.")
     ],
     output: Output,
     train: Train = None,
+    weights: Weights = None,
     batch: Batch = 1,
     margin: Margin = 0.5,
     confidence: Confidence = 95.0,
@@ -136,14 +148,14 @@ def optimize(
         lossless_only=lossless,
     )
     run_optimize(
-        model, data, output, usage, settings, train=train, supply=supply, mlflow=mlflow,
-        resume=resume, as_json=json, quiet=quiet,
+        model, data, output, usage, settings, train=train, weights=weights, supply=supply,
+        mlflow=mlflow, resume=resume, as_json=json, quiet=quiet,
     )  # fmt: skip
 
 
 @app.command()
 def compress(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    model: Source,
     recipe: Annotated[
         str,
         typer.Option(
@@ -155,6 +167,7 @@ def compress(
     ],
     output: Output,
     train: Train = None,
+    weights: Weights = None,
     batch: Batch = 1,
     margin: Margin = 0.5,
     confidence: Confidence = 95.0,
@@ -170,8 +183,8 @@ def compress(
 
     settings = Settings(margin=margin / 100, confidence=confidence / 100, meter=meter, seed=seed)
     run_compress(
-        model, recipe, data, output, train, Usage(batch_items=batch), settings, resume=resume,
-        as_json=json, quiet=quiet,
+        model, recipe, data, output, Usage(batch_items=batch), settings, train=train,
+        weights=weights, resume=resume, as_json=json, quiet=quiet,
     )  # fmt: skip
 
 

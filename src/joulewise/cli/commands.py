@@ -48,13 +48,14 @@ class InterruptedRunError(JoulewiseError):
 
 
 def run_optimize(
-    model: Path,
+    model: str | Path,
     data: str,
     output: Path,
     usage: Usage,
     settings: Settings,
     *,
     train: str | None = None,
+    weights: Path | None = None,
     supply: Supply | None = None,
     mlflow: bool = False,
     resume: bool,
@@ -67,7 +68,8 @@ def run_optimize(
     with Terminal(quiet=quiet) as progress:
         try:
             bundle = pipeline.optimize(
-                model, data, output, train=train, usage=usage, settings=settings, resume=resume,
+                model, data, output, train=train, weights=weights, usage=usage,
+                settings=settings, resume=resume,
                 supply=supply, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:

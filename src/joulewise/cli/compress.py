@@ -38,14 +38,15 @@ class PassRow:
 
 
 def run_compress(
-    model: Path,
+    model: str,
     recipe: str,
     data: str,
     output: Path,
-    train: str | None,
     usage: Usage,
     settings: Settings,
     *,
+    train: str | None,
+    weights: Path | None,
     resume: bool,
     as_json: bool,
     quiet: bool,
@@ -54,8 +55,8 @@ def run_compress(
     with Terminal(quiet=quiet) as progress:
         try:
             found = compress_model(
-                model, recipe, data, output, train=train, usage=usage, settings=settings,
-                resume=resume, progress=progress,
+                model, recipe, data, output, train=train, weights=weights, usage=usage,
+                settings=settings, resume=resume, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise InterruptedRunError(
@@ -76,6 +77,7 @@ def compressed_lines(found: Compressed, output: Path) -> list[str]:
         for each in found.steps
     ]
     cost_j = sum(each.cost_j.central for each in found.steps)
+    took = text.seconds(sum(each.seconds for each in found.steps))
     pays = found.break_even_items
     payback = (
         "no saving is certain that could pay it back"
@@ -88,7 +90,7 @@ def compressed_lines(found: Compressed, output: Path) -> list[str]:
         *claim_lines(found.claim),
         (
             f"cost     the steps took {text.joules(cost_j)} ({text.grade_word(grade)}, "
-            f"grade {grade}) and {text.seconds(sum(each.seconds for each in found.steps))}; {payback}"
+            f"grade {grade}) and {took}; {payback}"
         ),
         f"model    {output / found.artifact.main}, run on {text.describe_run(found.recipe.run)}",
     ]

@@ -26,7 +26,14 @@ from numpy.lib.npyio import NpzFile
 from joulewise.core.errors import InputError, MissingExtraError, UsageError, one_line
 from joulewise.workload.model import Model, TensorSpec
 
-__all__ = ["Dataset", "check_data", "load_data"]
+__all__ = [
+    "FUNCTION",
+    "Dataset",
+    "call_user_function",
+    "check_data",
+    "load_arrays",
+    "load_data",
+]
 
 Array = npt.NDArray[Any]
 
@@ -113,6 +120,32 @@ def load_data(reference: str, model: Model) -> Dataset:
     if match := FUNCTION.fullmatch(reference):
         return _load_function(match["module"], match["name"], model)
     raise UsageError(f"cannot read data from {reference!r}; give {FORMS}")
+
+
+def load_arrays(reference: str) -> dict[str, Array]:
+    """Return the named arrays of a reference without labels and class names, for no model yet.
+
+    Args:
+        reference: a ``.npz`` archive or ``package.module:function``, as in `load_data`; what is
+            not a mapping is called x.
+
+    Raises:
+        InputError: the data are unreadable, or the user's function failed.
+        UsageError: `reference` has none of these forms, or names no function.
+    """
+    if Path(reference).suffix.lower() == ".npz":
+        values: Mapping[Any, Any] = _read_archive(Path(reference))
+    elif match := FUNCTION.fullmatch(reference):
+        found = call_user_function(match["module"], match["name"])
+        first = found[0] if isinstance(found, tuple) and found else found
+        values = found if isinstance(found, Mapping) else {"x": first}
+    else:
+        raise UsageError(
+            f"cannot tell the model's inputs from {reference!r}; give a .npz archive of arrays or "
+            "a Python function as package.module:function"
+        )
+    names = [name for name in values if name not in (*LABEL_KEYS, CLASSES_KEY)]
+    return {str(name): _as_items(values[name], str(name), reference) for name in names}
 
 
 def check_data(dataset: Dataset, model: Model, batch_items: int) -> None:
@@ -266,15 +299,7 @@ def _read_member(archive: Mapping[str, Any], key: str, path: Path) -> Array:
 
 def _load_function(module: str, name: str, model: Model) -> Dataset:
     """Return the data that the user's function returns."""
-    source = f"{module}:{name}"
-    with _current_folder_importable():
-        function = getattr(_import_module(module, source), name, None)
-        if not callable(function):
-            raise UsageError(f"module {module!r} has no function {name!r}; check the name")
-        try:
-            value = function()
-        except (Exception, SystemExit) as error:  # whatever the user's own code raises
-            raise InputError(_failure(source, error)) from error
+    source, value = f"{module}:{name}", call_user_function(module, name)
     if isinstance(value, Mapping):
         return _assemble(value, model, source)
     given = value if isinstance(value, tuple) else (value,)
@@ -288,6 +313,24 @@ def _load_function(module: str, name: str, model: Model) -> Dataset:
         labels=_as_labels(given[1], source) if given[1:] else None,
         source=source,
     )
+
+
+def call_user_function(module: str, name: str) -> Any:  # noqa: ANN401 (the user's own)
+    """Return what a function of the user's gives, its module importable from the current folder.
+
+    Raises:
+        InputError: it failed, in whatever way.
+        UsageError: there is no such function.
+    """
+    source = f"{module}:{name}"
+    with _current_folder_importable():
+        function = getattr(_import_module(module, source), name, None)
+        if not callable(function):
+            raise UsageError(f"module {module!r} has no function {name!r}; check the name")
+        try:
+            return function()
+        except (Exception, SystemExit) as error:  # whatever the user's own code raises
+            raise InputError(_failure(source, error)) from error
 
 
 def _import_module(module: str, source: str) -> ModuleType:
