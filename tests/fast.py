@@ -12,7 +12,7 @@ from tests.models import shorten_plans
 def shorten_staircases(patch: pytest.MonkeyPatch) -> None:
     """Make steps of 0.3 s enough for a meter that tells 10 times a second, whoever else is busy."""
     patch.setattr(staircase, "SHORTEST_STEP_S", 0.3)
-    patch.setattr(staircase, "SETTLE_S", 0.05)
+    patch.setattr(staircase, "SETTLE_S", 0.15)
     patch.setattr(staircase, "SETTLE_UPDATES", 0)
     patch.setattr(staircase, "MIN_UPDATES", 3)
     patch.setattr(staircase, "warnings_of", lambda *_: ())

@@ -36,7 +36,7 @@ pytestmark = [
 IDLE_W, CPU_W = 20.0, 6.0
 ROW_S = 0.1
 MINUTES = "0.08"
-"""Time for three or four mixes at idle, one and all CPUs."""
+"""Time for three mixes at idle, one and all CPUs."""
 
 PATIENCE_S = 30.0
 

@@ -294,6 +294,25 @@ def test_a_hole_in_the_staircase_is_a_mistake_of_the_caller() -> None:
         fitted(staircase()[1:])
 
 
+@pytest.mark.parametrize(
+    ("readings", "groups", "words"),
+    [
+        ([1.0, 2.0], ["a", "b"], "as many readings as powers"),
+        ([1.0, 2.0, 3.0], ["a", "a", "a"], "two groups or more"),
+        ([1.0, 1.0, 1.0], ["a", "b", "c"], "all readings are alike"),
+    ],
+)
+def test_points_without_a_line_are_a_mistake_of_the_caller(
+    readings: list[float], groups: list[str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        fit_line(readings, [1.0, 2.0, 3.0], groups)
+
+
+def test_a_reference_that_stands_still_explains_nothing() -> None:
+    assert fit_line([1.0, 2.0, 4.0], [7.0, 7.0, 7.0], ["a", "b", "c"]).r2 == 0.0
+
+
 def test_figures_that_contradict_each_other_are_refused() -> None:
     good = fitted(staircase())
     for wrong in ({"pair_ratio": 0.9}, {"low_ratio": 1.2}, {"idle_w": -1.0}, {"table_w": math.inf}):

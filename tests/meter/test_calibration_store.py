@@ -164,3 +164,15 @@ def test_a_home_that_cannot_be_written_is_one_line(
     assert kept(HOST) is None
     with pytest.raises(JoulewiseError, match="set JOULEWISE_HOME to another folder"):
         keep(KEPT)
+
+
+def test_a_home_that_cannot_be_looked_into_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JOULEWISE_HOME", str(tmp_path / ("a" * 300)))
+    with pytest.raises(
+        InputError, match=r"cannot look for a calibration at .*: File name too long"
+    ):
+        kept(HOST)
+    with pytest.raises(JoulewiseError, match="cannot remove"):
+        forget(HOST)

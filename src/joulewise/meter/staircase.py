@@ -170,6 +170,8 @@ class Crew:
                 opened.enter_context(Child("joulewise.meter.mixes", ONE_THREAD))
                 for _ in range(size)
             ]
+            for child in self._children:
+                child.ask("stop")  # answers once it has started, which is work too
             self._tree = ProcessTree([child.pid for child in self._children])
             self._opened = opened.pop_all()
 
