@@ -126,6 +126,10 @@ class Network(nn.Module):
                 return key
         return None
 
+    def weight_of(self, layer: str) -> str:
+        """Return the initializer that holds the weights of the layer with this key."""
+        return self._slots[layer][0].initializer
+
     def weights(self) -> Arrays:
         """Return the present value of every initializer that can change, float32."""
         found: dict[str, Tensor] = dict(zip(self._free_names, self.free, strict=True))
