@@ -423,11 +423,17 @@ def calibrate(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(
+    meter: Annotated[
+        str | None,
+        typer.Option("--meter", help="Look at NAME:ARGUMENT too, as in plug:http://192.168.1.5"),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Tell what works on this machine, and the one-line fix for what does not."""
     from joulewise.cli.doctor import run_doctor
 
-    run_doctor(as_json=json)
+    run_doctor(meter, as_json=json)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Literal
 
 import typer
 
@@ -23,13 +24,21 @@ from joulewise.export.program import RUNTIMES
 from joulewise.meter.calibration import Calibration
 from joulewise.meter.calibration_store import kept, of_other_machines
 from joulewise.meter.interleave import least_block_s
-from joulewise.meter.table import MeterStatus, open_meter, probe_meters
+from joulewise.meter.table import MeterStatus, open_meter, probe_meter, probe_meters
 from joulewise.report.text import joules, seconds
 
 PLOT_PACKAGES = ("altair", "vl_convert")
 
-COMPONENTS: Mapping[Component, str] = {"cpu": "CPU", "gpu": "GPU", "machine": "whole machine"}
-"""What meters measure, and how it is printed."""
+COMPONENTS: Mapping[Component | Literal["dram"], str] = {
+    "cpu": "CPU",
+    "dram": "DRAM",
+    "gpu": "GPU",
+    "machine": "whole machine",
+}
+"""What meters measure, and how it is printed; DRAM is a rail of the processors' meter."""
+
+DRAM = "dram"
+"""What the names of DRAM's rails begin with."""
 
 __all__ = ["Finding", "Report", "diagnose", "run_doctor"]
 
@@ -46,6 +55,7 @@ class Finding:
         fix: one line that makes it work, None where it works.
         sensor: what a meter that works here is; None for all else.
         shortest_window_s: shortest good window of that meter, s; 0 where any length is good.
+        lacks_argument: True for a meter that must first be told what to read.
     """
 
     kind: str
@@ -55,6 +65,7 @@ class Finding:
     fix: str | None
     sensor: Sensor | None = None
     shortest_window_s: float | None = None
+    lacks_argument: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +76,7 @@ class Report:
         version: of joulewise.
         host: this machine.
         best_grade: grade of the meter that is chosen unasked; None where there is none.
-        best_grades: best grade of each component; None where it has no meter that works.
+        best_grades: best grade of each component and of DRAM; None where no meter works.
         ready: whether a model can be optimized here.
         findings: everything that was looked at.
     """
@@ -73,14 +84,21 @@ class Report:
     version: str
     host: Host
     best_grade: str | None
-    best_grades: Mapping[Component, Grade | None]
+    best_grades: Mapping[str, Grade | None]
     ready: bool
     findings: tuple[Finding, ...]
 
 
-def diagnose() -> Report:
-    """Look at this machine."""
-    states = probe_meters()
+def diagnose(meter: str | None = None) -> Report:
+    """Look at this machine.
+
+    Args:
+        meter: NAME:ARGUMENT of a meter to look at as well; its pace is watched for.
+
+    Raises:
+        UsageError: no meter has that name, or its argument is not understood.
+    """
+    states = _states(meter)
     meters = tuple(_meter(status) for status in states)
     findings = (
         *meters,
@@ -98,15 +116,15 @@ def diagnose() -> Report:
         version=__version__,
         host=read_host(),
         best_grade=unasked[0] if unasked else None,
-        best_grades=_best_grades(working),
+        best_grades=_best_grades(working, meters),
         ready=bool(unasked) and {"runtime", "pass"} <= usable,
         findings=findings,
     )
 
 
-def run_doctor(*, as_json: bool) -> None:
+def run_doctor(meter: str | None = None, *, as_json: bool) -> None:
     """Print the report; ends with 1 where the main job cannot be done here."""
-    report = diagnose()
+    report = diagnose(meter)
     if as_json:
         typer.echo(to_json(report))
     else:
@@ -118,8 +136,7 @@ def run_doctor(*, as_json: bool) -> None:
 def _print(report: Report) -> None:
     typer.echo(f"joulewise {report.version} on {report.host.short}")
     for finding in report.findings:
-        mark = typer.style("ok", fg="green") if finding.works else typer.style("no", fg="red")
-        typer.echo(f"{mark}  {finding.kind:8} {finding.name:13} {finding.detail}")
+        typer.echo(f"{_mark(finding)}  {finding.kind:8} {finding.name:13} {finding.detail}")
         if finding.fix is not None:
             typer.echo(f"{'':26} {finding.fix}")
         if finding.sensor is not None:
@@ -130,6 +147,20 @@ def _print(report: Report) -> None:
         typer.echo(f"ready: joules of grade {report.best_grade}; try: joulewise demo")
     else:
         typer.echo("not ready: it takes one meter, one runtime and one pass that work")
+
+
+def _mark(finding: Finding) -> str:
+    if finding.lacks_argument:
+        return typer.style("--", fg="yellow")
+    return typer.style("ok", fg="green") if finding.works else typer.style("no", fg="red")
+
+
+def _states(meter: str | None) -> tuple[MeterStatus, ...]:
+    """Return the state of every meter, the one that is named in place of its nameless row."""
+    if meter is None:
+        return probe_meters()
+    named, row = probe_meter(meter), meter.partition(":")[0]
+    return tuple(named if state.name == row else state for state in probe_meters())
 
 
 def _meter(status: MeterStatus) -> Finding:
@@ -143,12 +174,13 @@ def _meter(status: MeterStatus) -> Finding:
     grade = f"grade {status.grade}: " if status.grade else ""
     return Finding(
         kind="meter",
-        name=status.name,
+        name=status.name.partition(":")[0],
         works=reason is None,
         detail=f"{grade}{status.summary}",
         fix=reason,
         sensor=sensor,
         shortest_window_s=None if sensor is None else least_block_s(sensor),
+        lacks_argument=status.lacks_argument,
     )
 
 
@@ -184,12 +216,19 @@ def _uncalibrated(host: Host) -> str:
     )
 
 
-def _best_grades(working: Sequence[MeterStatus]) -> dict[Component, Grade | None]:
-    """Return the best grade of each component; meters come best first."""
-    return {
+def _best_grades(
+    working: Sequence[MeterStatus], meters: Sequence[Finding]
+) -> dict[str, Grade | None]:
+    """Return the best grade of each component and of DRAM; meters come best first."""
+    grades: dict[str, Grade | None] = {
         part: next((state.grade for state in working if state.component == part), None)
         for part in COMPONENTS
     }
+    sensors = [finding.sensor for finding in meters if finding.sensor is not None]
+    grades[DRAM] = next(
+        (each.grade for each in sensors if any(rail.startswith(DRAM) for rail in each.rails)), None
+    )
+    return grades
 
 
 def _described(sensor: Sensor) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "meter_opener",
     "open_meter",
     "open_meters",
+    "probe_meter",
     "probe_meters",
 ]
 
@@ -107,11 +108,11 @@ METERS: Registry[MeterType] = Registry(
         ),
         "plug": Entry(
             target="joulewise.meter.plug:PLUG",
-            summary="a smart plug (Shelly, Tasmota), as in --meter plug:http://192.168.1.5",
+            summary="a smart plug over HTTP: Shelly, Tasmota, any that answers in JSON",
         ),
         "redfish": Entry(
             target="joulewise.meter.redfish:REDFISH",
-            summary="a server's BMC over Redfish, as in --meter redfish:https://BMC",
+            summary="a server's BMC over Redfish",
         ),
         "ipmi": Entry(
             target="joulewise.meter.ipmi:IPMI",
@@ -119,7 +120,7 @@ METERS: Registry[MeterType] = Registry(
         ),
         "prometheus": Entry(
             target="joulewise.meter.prometheus:PROMETHEUS",
-            summary="a Prometheus server or exporter, as in --meter 'prometheus:URL?query=QUERY'",
+            summary="a Prometheus server's query, or a metric of an exporter's page",
         ),
         "cpu-time": Entry(
             target="joulewise.meter.cpu_time:CpuTimeMeter",
@@ -139,12 +140,13 @@ class MeterStatus:
     """Whether a meter works here.
 
     Args:
-        name: name in METERS.
+        name: name in METERS, or NAME:ARGUMENT.
         summary: one line about it.
         grade: grade of its joules; None where its package is not installed.
         component: what its joules are of; None where its package is not installed.
         reason: why it cannot work here and the fix; None where it works.
         by_name_only: True where it is never chosen unasked.
+        lacks_argument: True where it must first be told what to read.
     """
 
     name: str
@@ -153,6 +155,7 @@ class MeterStatus:
     component: Component | None
     reason: str | None
     by_name_only: bool = False
+    lacks_argument: bool = False
 
 
 def probe_meters(table: Registry[MeterType] = METERS) -> tuple[MeterStatus, ...]:
@@ -163,6 +166,19 @@ def probe_meters(table: Registry[MeterType] = METERS) -> tuple[MeterStatus, ...]
     """
     states = [_status(name, table) for name in table]
     return tuple(sorted(states, key=lambda state: state.grade or "Z"))
+
+
+def probe_meter(name: str, table: Registry[MeterType] = METERS) -> MeterStatus:
+    """Return the state of one meter.
+
+    Args:
+        name: name in the table, or NAME:ARGUMENT.
+        table: the meters to choose from.
+
+    Raises:
+        UsageError: no meter has that name, or its argument is not understood.
+    """
+    return _status(name, table)
 
 
 def component_of(meter: Meter | MeterType) -> Component:
@@ -288,9 +304,9 @@ def _candidates(
 
 
 def _status(name: str, table: Registry[MeterType]) -> MeterStatus:
-    summary = table[name].summary
+    summary = table[name.partition(":")[0]].summary
     try:
-        kind = table.load(name)
+        kind = _kind(name, table)
     except MissingExtraError as error:
         return MeterStatus(
             name=name, summary=summary, grade=None, component=None, reason=str(error)
@@ -301,5 +317,6 @@ def _status(name: str, table: Registry[MeterType]) -> MeterStatus:
         grade=kind.grade,
         component=component_of(kind),
         reason=kind.probe(),
-        by_name_only=_takes_argument(kind) or getattr(kind, "by_name_only", False),
+        by_name_only=":" in name or _takes_argument(kind) or getattr(kind, "by_name_only", False),
+        lacks_argument=_takes_argument(kind),
     )
