@@ -34,7 +34,7 @@ PLAN = Plan(
     mixes=("python", "matmul", "stream"), loads=(0, 1, 2), repeats=2, step_s=2.0, settle_s=0.5
 )
 PACKAGE = "intel-rapl:0"
-WANTED, RUNS = 0.94, 200
+WANTED, RUNS = 0.94, 100
 
 
 def silent(_number: int, _mix: str, _cpus: int) -> None:
