@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from joulewise import bundle as bundles
+from joulewise.compress.passes import PASSES
 from joulewise.core.claim import Check, Claim, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import MissingExtraError
@@ -28,6 +29,7 @@ from joulewise.search.choose import choose
 from joulewise.search.run import search
 from joulewise.search.session import Session
 from joulewise.search.space import as_found_recipe
+from joulewise.search.structure import TAUGHT
 from joulewise.workload.judge import Judge
 from joulewise.workload.task import choose_metric
 from joulewise.workload.workload import Workload, check_certifiable, open_workload
@@ -108,6 +110,8 @@ def optimize(
     usage, settings, progress = usage or Usage(), settings or Settings(), progress or Silent()
     output, host = Path(output), read_host()
     runtimes, warnings = usable_runtimes(settings.runtimes)
+    for name in () if train is None else TAUGHT:
+        PASSES.require(name)
     with bundles.work_folder(output, resume=resume) as work:
         open_meter = meter_opener(settings.meter, host)
         bill = Bill(open_meter([os.getpid()]))

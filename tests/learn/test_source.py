@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Net(nn.Module):
+class Net(nn.Module):  # type: ignore[misc]  # torch is skipped
     """The same as in CODE, in this process."""
 
     def __init__(self) -> None:
@@ -66,7 +66,8 @@ class Net(nn.Module):
 
 def trained() -> Net:
     torch.manual_seed(1)
-    return Net().eval()
+    net: Net = Net().eval()
+    return net
 
 
 def answers(path: Path, x: np.ndarray) -> np.ndarray:

@@ -37,6 +37,9 @@ Weights = Annotated[
     Path | None,
     typer.Option("--weights", help="For a factory: .safetensors or a checkpoint of tensors."),
 ]
+Epochs = Annotated[
+    int, typer.Option("--epochs", help="With --train: how often each smaller model sees the items.")
+]
 Train = Annotated[
     str | None,
     typer.Option("--train", help="Items to learn from, never to judge with; forms as --data."),
@@ -109,6 +112,7 @@ def optimize(
     output: Output,
     train: Train = None,
     weights: Weights = None,
+    epochs: Epochs = 5,
     batch: Batch = 1,
     margin: Margin = 0.5,
     confidence: Confidence = 95.0,
@@ -146,6 +150,7 @@ def optimize(
         meter=meter,
         seed=seed,
         lossless_only=lossless,
+        epochs=epochs,
     )
     run_optimize(
         model, data, output, usage, settings, train=train, weights=weights, supply=supply,

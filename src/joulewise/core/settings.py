@@ -20,6 +20,7 @@ class Settings:
         meter: name of the meter, None for the best that works here.
         seed: of splits and interleaving.
         lossless_only: only change how the model is run.
+        epochs: how often items to learn from are seen by each smaller model.
 
     Raises:
         UsageError: a value cannot be meant.
@@ -31,6 +32,7 @@ class Settings:
     meter: str | None = None
     seed: int = 0
     lossless_only: bool = False
+    epochs: int = 5
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 1:
@@ -40,6 +42,8 @@ class Settings:
                 f"a confidence of {100 * self.confidence:g} % is not between 50 and 99.9; "
                 "use e.g. 95"
             )
+        if self.epochs < 1:
+            raise UsageError(f"{self.epochs} epochs teach nothing; use 1 or more")
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} is negative; use 0 or more")
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from joulewise.compress.process import Tell
 from joulewise.core.claim import Trial
 from joulewise.core.errors import ProgramError
-from joulewise.core.recipe import Recipe
+from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.export.process import ProgramProcess
 from joulewise.meter.bill import Bill
 from joulewise.search.bench import Bench
 from joulewise.search.choose import best_lossless, best_runs
 from joulewise.search.session import Session
 from joulewise.search.space import changed_recipes, lossless_recipes
+from joulewise.search.structure import cascade_recipes, post_training, try_structures
 from joulewise.search.study import Study
 
 __all__ = ["Announce", "search"]
@@ -55,8 +56,31 @@ def search(
             return trials
         strongest = best_lossless(trials).ratio
         best_ratio = None if strongest is None else strongest.value
-        changed = changed_recipes(workload.model.operators, best_runs(trials), session.host)
-        return (*trials, *attempt.all(changed, trials, best_ratio))
+        best = best_runs(trials)
+        changed = changed_recipes(workload.model.operators, best, session.host)
+        trials += attempt.all(changed, trials, best_ratio)
+        if workload.train is None:
+            return trials
+        return (*trials, *_smaller(attempt, trials, best, best_ratio))
+
+
+def _smaller(
+    attempt: _Attempt,
+    trials: Sequence[Trial],
+    best: Mapping[str, RunSettings],
+    best_ratio: float | None,
+) -> tuple[Trial, ...]:
+    """Return the trials of smaller models that were taught, and of cascades that begin with one."""
+    made: list[Trial] = []
+
+    def one(recipe: Recipe) -> Trial:
+        made.extend(attempt.all([recipe], (*trials, *made), best_ratio))
+        return made[-1]
+
+    try_structures(one, post_training(trials, best), attempt.bench.session.settings.epochs)
+    for recipe in cascade_recipes(made):
+        one(recipe)
+    return tuple(made)
 
 
 def _check_runnable(lossless: Sequence[Trial]) -> None:

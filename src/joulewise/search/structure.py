@@ -1,0 +1,114 @@
+"""Which smaller models are tried, where there are items to learn from.
+
+A smaller model is cut out of the original, taught to do its job again, and then quantized the way
+that was best for the original. How much can be cut is found by halving: each width that keeps the
+quality is followed by a narrower one, each that does not by a wider one. Last, the two cheapest
+models get the original as a second stage for what they are unsure of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from joulewise.core.claim import Trial
+from joulewise.core.recipe import Recipe, RunSettings, Step
+
+__all__ = ["TAUGHT", "WIDTHS", "Try", "cascade_recipes", "post_training", "try_structures"]
+
+TAUGHT = ("prune", "distill")
+"""The passes that every smaller model needs."""
+
+WIDTHS = (0.3, 0.5, 0.7, 0.8, 0.9)
+"""Shares of the cost that are cut away, from which the halving starts in the middle."""
+
+CASCADES = 2
+"""How many of the cheapest models get a second stage."""
+
+Try = Callable[[Recipe], Trial]
+"""Tries one recipe and returns its trial."""
+
+
+def post_training(
+    trials: Sequence[Trial], best: Mapping[str, RunSettings]
+) -> tuple[tuple[tuple[Step, ...], RunSettings], ...]:
+    """Return, for each runtime, what is worth doing to a trained model before it is run.
+
+    Args:
+        trials: of the original, changed after training or not at all.
+        best: runtime -> its cheapest lossless settings.
+
+    Returns:
+        For each runtime its cheapest trial's steps and settings; and the same without steps, as a
+        model that was made small may not gain from them any more.
+    """
+    found: list[tuple[tuple[Step, ...], RunSettings]] = []
+    for runtime, run in best.items():
+        measured = [
+            trial
+            for trial in trials
+            if trial.state == "measured"
+            and trial.ratio is not None
+            and trial.recipe.run.runtime == runtime
+            and not trial.recipe.lossless
+        ]
+        cheapest = min(measured, key=lambda t: t.ratio.value if t.ratio else 0.0, default=None)
+        ways = [] if cheapest is None else [(cheapest.recipe.steps, cheapest.recipe.run)]
+        found += [way for way in [*ways, ((), run)] if way not in found]
+    return tuple(found)
+
+
+def try_structures(
+    attempt: Try,
+    ways: Sequence[tuple[tuple[Step, ...], RunSettings]],
+    epochs: int,
+) -> tuple[Trial, ...]:
+    """Try narrower and narrower models as long as they keep the quality.
+
+    Args:
+        attempt: tries a recipe.
+        ways: steps and settings that follow the training.
+        epochs: how often the items to learn from are seen by each.
+
+    Returns:
+        The trials in their order; it ends early where the model cannot be changed at all.
+    """
+    trials: list[Trial] = []
+    low, high = 0, len(WIDTHS)
+    while low < high:
+        middle = (low + high) // 2
+        taught = (
+            Step(name="prune", parameters={"ratio": WIDTHS[middle]}),
+            Step(name="distill", parameters={"epochs": epochs}),
+        )
+        fresh = [attempt(Recipe(steps=(*taught, *steps), run=run)) for steps, run in ways]
+        trials += fresh
+        if all(trial.state == "failed" for trial in fresh):
+            break
+        if any(_keeps_quality(trial) for trial in fresh):
+            low = middle + 1
+        else:
+            high = middle
+    return tuple(trials)
+
+
+def cascade_recipes(trials: Sequence[Trial]) -> tuple[Recipe, ...]:
+    """Return recipes that give the cheapest taught models a second stage.
+
+    Args:
+        trials: of taught models; those that lose too much quality may gain most.
+    """
+    known = [trial for trial in trials if trial.difference is not None and trial.size_bytes]
+    ranked = sorted(known, key=lambda trial: trial.size_bytes or 0)
+    recipes = [
+        Recipe(steps=(*trial.recipe.steps, Step(name="cascade")), run=trial.recipe.run)
+        for trial in ranked
+        if trial.recipe.run.runtime == "onnxruntime"
+    ]
+    return tuple(recipes[:CASCADES])
+
+
+def _keeps_quality(trial: Trial) -> bool:
+    """Return whether a trial was not rejected for its quality: its joules may still be too many."""
+    return trial.state == "measured" or (
+        trial.state == "rejected" and "quality" not in (trial.reason or "")
+    )

@@ -1,0 +1,103 @@
+"""Which smaller models are tried, and where the halving ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from joulewise.core.claim import Difference, Trial
+from joulewise.core.recipe import Recipe, RunSettings, Step
+from joulewise.search.structure import WIDTHS, cascade_recipes, post_training, try_structures
+from tests.trials import failed, int8, measured, rejected
+
+ORT = RunSettings(runtime="onnxruntime", threads=1)
+OPENVINO = RunSettings(runtime="openvino", threads=1)
+BEST = {"onnxruntime": ORT, "openvino": OPENVINO}
+
+
+def cut(trial: Trial) -> float:
+    ratio = trial.recipe.steps[0].parameters["ratio"]
+    assert isinstance(ratio, float)
+    return ratio
+
+
+def model_that_keeps_quality_to(limit: float) -> Callable[[Recipe], Trial]:
+    """Return trials of a model that can lose a share of `limit` and do its job."""
+
+    def attempt(recipe: Recipe) -> Trial:
+        ratio = recipe.steps[0].parameters["ratio"]
+        assert isinstance(ratio, float)
+        return measured(recipe, 1 - ratio) if ratio <= limit else rejected(recipe)
+
+    return attempt
+
+
+@pytest.mark.parametrize("limit", [0.0, *WIDTHS])
+def test_halving_finds_the_narrowest_that_does_the_job(limit: float) -> None:
+    trials = try_structures(model_that_keeps_quality_to(limit), [((), ORT)], epochs=2)
+    kept = [cut(trial) for trial in trials if trial.state == "measured"]
+    assert max(kept, default=0.0) == limit
+    assert len(trials) <= 3  # of five widths
+    assert len(set(map(cut, trials))) == len(trials)
+
+
+def test_all_ways_share_what_was_taught() -> None:
+    int8_step = Step(name="static_int8")
+    ways = [((int8_step,), ORT), ((), OPENVINO)]
+    trials = try_structures(model_that_keeps_quality_to(1.0), ways, epochs=3)
+    first, second = trials[:2]
+    assert [step.name for step in first.recipe.steps] == ["prune", "distill", "static_int8"]
+    assert first.recipe.steps[:2] == second.recipe.steps
+    assert first.recipe.steps[1].parameters == {"epochs": 3}
+    assert (first.recipe.run, second.recipe.run) == (ORT, OPENVINO)
+
+
+def test_a_model_that_cannot_be_changed_ends_it() -> None:
+    trials = try_structures(failed, [((), ORT), ((), OPENVINO)], epochs=1)
+    assert len(trials) == 2
+
+
+def test_too_many_joules_is_no_loss_of_quality() -> None:
+    def dear(recipe: Recipe) -> Trial:
+        reason = "needs 1.30 x the joules of the strongest lossless way"
+        return replace(rejected(recipe, 1.3), reason=reason)
+
+    assert max(map(cut, try_structures(dear, [((), ORT)], epochs=1))) == max(WIDTHS)
+
+
+def test_what_was_best_for_the_original_follows_and_plain_float_too() -> None:
+    trials = [
+        measured(Recipe(run=ORT), 1.0),
+        measured(int8("static_int8", operators="all"), 0.5),
+        measured(int8("static_int8", operators="compute"), 0.4),
+        rejected(replace(int8("nncf_int8"), run=OPENVINO), 0.2),
+    ]
+    assert post_training(trials, BEST) == (
+        (trials[2].recipe.steps, ORT),
+        ((), ORT),
+        ((), OPENVINO),
+    )
+
+
+def test_the_smallest_models_get_a_second_stage() -> None:
+    difference = Difference(
+        value=-0.02, lower=-0.03, upper=-0.01, confidence=0.95, items=512, gained=1, lost=11,
+        changed=20,
+    )  # fmt: skip
+
+    def known(name: str, size_bytes: int, run: RunSettings = ORT) -> Trial:
+        recipe = Recipe(steps=(Step(name=name),), run=run)
+        return replace(rejected(recipe), difference=difference, size_bytes=size_bytes)
+
+    trials = [
+        known("large", 300), known("small", 100), known("middle", 200),
+        known("other", 50, OPENVINO), failed(int8()),
+    ]  # fmt: skip
+    found = cascade_recipes(trials)
+    assert [[step.name for step in recipe.steps] for recipe in found] == [
+        ["small", "cascade"],
+        ["middle", "cascade"],
+    ]
+    assert all(recipe.run == ORT for recipe in found)
