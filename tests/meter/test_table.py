@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -215,3 +217,11 @@ def test_meters_already_open_are_closed_when_the_next_fails(
 def test_state_names_the_component() -> None:
     states = probe_meters(table(card=CARD, machine=MACHINE, absent=ABSENT))
     assert [state.component for state in states] == ["gpu", "machine", None]
+
+
+@pytest.mark.parametrize("name", list(METERS))
+def test_page_of_sensors_has_every_meter(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sensors.md").read_text()
+    (row,) = re.findall(rf"^\| `{name}(:[A-Z]+)?` \| ([^|]*) \|", page, re.MULTILINE)
+    assert bool(row[0]) == hasattr(METERS.load(name), "named")
+    assert row[1].startswith(METERS.load(name).grade)

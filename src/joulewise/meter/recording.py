@@ -26,7 +26,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -374,21 +374,21 @@ class NamedRecording:
         """Open the log; its joules are those of all that the external meter feeds."""
         if self.offset_s is not None:
             return RecordingMeter(self.path, offset_s=self.offset_s)
-        found = self._alignment
+        found = _alignment_of(self.path)
         return RecordingMeter(self.path, offset_s=found.offset_s, offset_error_s=found.error_s)
 
-    @cached_property
-    def _alignment(self) -> Alignment:
-        from joulewise.meter.align import align_log  # brings NumPy, which others can spare
-        from joulewise.meter.staircase import Crew
 
-        log = Log(self.path)
-        if len(log.times_s) < 2:
-            raise SensorError(
-                f"the log {self.path} has fewer than two rows; let the meter run first"
-            )
-        cpus = read_host().logical_cpus
-        return align_log(log, lambda: Crew(cpus, array_bytes=0), cpus, now=_steady_now())
+@cache
+def _alignment_of(path: Path) -> Alignment:
+    """Return the offset of a log that is being written, found once per process."""
+    from joulewise.meter.align import align_log  # brings NumPy, which others can spare
+    from joulewise.meter.staircase import Crew
+
+    log = Log(path)
+    if len(log.times_s) < 2:
+        raise SensorError(f"the log {path} has fewer than two rows; let the meter run first")
+    cpus = read_host().logical_cpus
+    return align_log(log, lambda: Crew(cpus, array_bytes=0), cpus, now=_steady_now())
 
 
 class _Later(Mapping[str, float]):
