@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
+from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES
 from joulewise.compress.process import NO_TELEMETRY
 from joulewise.core.recipe import Step
 from joulewise.testing import models
 from joulewise.testing.pass_contract import PassContract
+from joulewise.workload.store import Store
 
 STUBBED = """
 from unittest.mock import MagicMock
@@ -35,6 +37,21 @@ class TestDynamicInt8(PassContract):
 class TestNncfInt8(PassContract):
     step = Step(name="nncf_int8")
     runtime = "openvino"
+
+
+class TestCascade(PassContract):
+    step = Step(name="cascade", parameters={"threshold": 1.0})
+    runtime = "onnxruntime"
+
+    def material(self, items: Store) -> Material:
+        """A second stage of the same job; its weights lie elsewhere, so it is another file."""
+        original = models.conv_classifier(items.folder / "original.onnx", external=True)
+        return Material(calibrate=items, original=original)
+
+
+class TestEarlyExit(PassContract):
+    step = Step(name="early_exit", parameters={"threshold": 1.0})
+    runtime = "onnxruntime"
 
 
 @pytest.mark.parametrize("name", list(PASSES))

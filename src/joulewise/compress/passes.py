@@ -54,6 +54,18 @@ PASSES: Registry[type[Pass]] = Registry(
             requires=("openvino", "nncf"),
             extra="openvino",
         ),
+        "cascade": Entry(
+            target="joulewise.compress.cascade:Cascade",
+            summary="this model first, the original for what it is unsure of (one ONNX file)",
+            requires=("onnx", "onnxruntime"),
+            extra="onnx",
+        ),
+        "early_exit": Entry(
+            target="joulewise.compress.early_exit:EarlyExit",
+            summary="an answer from inside the model, the rest of it where that is unsure",
+            requires=("onnx", "onnxruntime"),
+            extra="onnx",
+        ),
     },
     group="joulewise.passes",
 )
