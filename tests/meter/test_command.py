@@ -6,17 +6,21 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from joulewise.core.energy import Sensor
 from joulewise.core.errors import UsageError
 from joulewise.core.host import read_host
 from joulewise.meter import command
 from joulewise.meter.command import measure_command
+from joulewise.meter.polled import Instrument, PolledMeter, Watched
 from joulewise.meter.power_table import power_of
 from joulewise.meter.rapl import RaplMeter
 from joulewise.testing.powercap import FakePowercap
+from tests.clock import Clock
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -163,3 +167,47 @@ def test_command_measured_from_a_fresh_process_prints_its_own_output_only() -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"hi\n", b"")
+
+
+def test_joules_and_seconds_of_a_slow_instrument_belong_together() -> None:
+    """A reply that takes 2 s: 60 W flow in the seconds that are told, however few the command."""
+    clock = Clock()
+
+    def ask() -> dict[str, float]:
+        clock.now_s += 2.0
+        return {"plug": 60.0}
+
+    sensor = Sensor(
+        name="plug",
+        grade="A",
+        boundary="the fake",
+        rails=(),
+        includes_idle=True,
+        resolution_j=None,
+        update_period_s=1.0,
+        low_ratio=1.0,
+        high_ratio=1.0,
+        pair_ratio=1.0,
+        source="a test",
+    )
+    instrument = Instrument(ask=ask, kind="W", sensor=sensor)
+    watched = Watched(round_trip_s=2.0, update_s=1.0, step_j=None)
+    meter = PolledMeter(instrument, watched, clock=clock)
+    block = command.bill_command([sys.executable, "-c", "pass"], meter).block
+    meter.close()
+    assert block.reading_j == pytest.approx(60.0 * block.seconds)
+    assert block.seconds == pytest.approx(2.0)
+
+
+def test_command_that_is_too_short_for_its_sensor_is_doubted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = FakePowercap(tmp_path)
+    tree.add_zone("intel-rapl:0", "package-0", start_uj=0)
+    meter = RaplMeter(tmp_path)
+    meter.sensor = replace(meter.sensor, update_period_s=60.0)
+    monkeypatch.setattr(command, "open_meters", lambda _pids: (meter,))
+    short, coarse = python("pass", None).measurement.warnings
+    assert "the command lasted" in short
+    assert "less than the 6e+03 s in which rapl counts 100 times" in short
+    assert "the command holds 0 J, less than 10 steps of rapl" in coarse

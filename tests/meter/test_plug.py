@@ -78,7 +78,7 @@ def test_plug_is_known_by_its_answer(
     meter = opened(server, rest)
     sensor = meter.sensor
     meter.close()
-    assert sensor.source.startswith(f"{maker} of {server.url}/")
+    assert sensor.source.startswith(f"{maker}: {server.url}/")
     assert (sensor.name, sensor.grade, meter.component) == ("plug", "A", "machine")
     assert (sensor.rails, sensor.resolution_j, sensor.includes_idle) == (("plug",), None, True)
     assert sensor.boundary == "all that the plug 127.0.0.1 feeds, idle included"
@@ -126,7 +126,7 @@ def test_kwh_that_are_rounded_come_in_steps(server: Instrument) -> None:
 def test_any_field_of_any_page(server: Instrument) -> None:
     server.pages["/data?id=7"] = {"load": {"now": ["1500", "2500"]}}
     meter = opened(server, "/data?id=7&path=load.now.1&unit=mW")
-    assert meter.sensor.source.startswith(f"the field load.now.1 of {server.url}/data;")
+    assert meter.sensor.source.startswith(f"the field load.now.1: {server.url}/data;")
     before, after = meter.read(), meter.read()
     meter.close()
     passed_s = after.time_s - before.time_s

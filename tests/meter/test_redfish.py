@@ -67,7 +67,7 @@ def test_power_control_of_the_server(bmc: Instrument, rest: str) -> None:
     meter.close()
     sensor = meter.sensor
     assert sensor.source.startswith(
-        f"PowerControl.0.PowerConsumedWatts of {bmc.url}{CHASSIS}/1/Power;"
+        f"PowerControl.0.PowerConsumedWatts: {bmc.url}{CHASSIS}/1/Power;"
     )
     assert (sensor.name, sensor.grade, sensor.rails) == ("redfish", "A", ("chassis",))
 

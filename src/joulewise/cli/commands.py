@@ -215,6 +215,8 @@ def run_measure_command(
 
 
 def _tell_command(found: CommandMeasurement, show: Shown) -> None:
+    for warning in (each for part in found.parts for each in part.warnings):
+        typer.echo(f"warning: {warning}", err=True)
     footprints = footprints_of(
         show.supply,
         {

@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from joulewise.core.energy import Block, Grade, Meter, Part, Reading
 from joulewise.core.errors import UsageError
 from joulewise.meter.cpu_time import CpuTimeMeter
 from joulewise.meter.table import component_of, open_meter, open_meters
-from joulewise.meter.window import require_grade, watch_idle
+from joulewise.meter.window import require_grade, too_short, watch_idle
 
 __all__ = ["BilledRun", "CommandMeasurement", "Streams", "bill_command", "measure_command"]
 
@@ -140,12 +140,7 @@ def bill_command(
     before_s = time.monotonic()
     ended = _run(argv, streams)
     seconds = time.monotonic() - before_s
-    block = Block(
-        items=1,
-        seconds=seconds,
-        reading_j=_command_j(meter, started.total_j, ended.cpu_s),
-        cpu_s=ended.cpu_s,
-    )
+    block = _block(meter, started, ended, seconds)
     return BilledRun(exit_code=ended.code, block=block)
 
 
@@ -156,7 +151,11 @@ def _open(name: str | None) -> Sequence[Meter]:
 
 def _part(meter: Meter, block: Block) -> Part:
     return Part(
-        sensor=meter.sensor, blocks=(block,), idle_w=meter.idle_w, component=component_of(meter)
+        sensor=meter.sensor,
+        blocks=(block,),
+        idle_w=meter.idle_w,
+        component=component_of(meter),
+        warnings=tuple(too_short("the command", meter.sensor, block)),
     )
 
 
@@ -168,11 +167,16 @@ def _between(before: Reading, after: Reading) -> Block:
     )
 
 
-def _command_j(meter: Meter, before_j: float, cpu_s: float) -> float:
-    """Return the command's joules; an estimate from CPU time bills the command alone."""
+def _block(meter: Meter, started: Reading, ended: _Exit, seconds: float) -> Block:
+    """Return the command's joules and the seconds they belong to.
+
+    An estimate from CPU time bills the command alone. A counter's joules are those between two
+    readings, which a slow instrument takes some time before and after the command.
+    """
     if isinstance(meter, CpuTimeMeter):
-        return meter.joules_of(cpu_s)
-    return meter.read().total_j - before_j
+        joules = meter.joules_of(ended.cpu_s)
+        return Block(items=1, seconds=seconds, reading_j=joules, cpu_s=ended.cpu_s)
+    return replace(_between(started, meter.read()), cpu_s=ended.cpu_s)
 
 
 def _run(argv: Sequence[str], streams: Streams) -> _Exit:

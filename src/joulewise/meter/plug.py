@@ -242,6 +242,6 @@ def _instrument(field: _Field, update_s: float | None) -> Instrument:
             low_ratio=RATIOS[0],
             high_ratio=RATIOS[1],
             pair_ratio=PAIR_RATIO,
-            source=f"{field.maker} of {field.address.shown}; its error is a judgement of 5 %",
+            source=f"{field.maker}: {field.address.shown}; its error is a judgement of 5 %",
         ),
     )

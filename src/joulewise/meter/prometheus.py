@@ -323,5 +323,5 @@ def _sensor(question: _Question, grade: Grade) -> Sensor:
         low_ratio=low_ratio,
         high_ratio=high_ratio,
         pair_ratio=pair_ratio,
-        source=f"{question.text} of {question.address.shown}; its error is a judgement",
+        source=f"Prometheus: {question.text} of {question.address.shown}; its error is a judgement",
     )

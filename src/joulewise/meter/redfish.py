@@ -202,6 +202,6 @@ def _instrument(found: _Found, update_s: float | None) -> Instrument:
             low_ratio=RATIOS[0],
             high_ratio=RATIOS[1],
             pair_ratio=PAIR_RATIO,
-            source=f"{found.path} of {found.address.shown}; its error is a judgement of 10 %",
+            source=f"{found.path}: {found.address.shown}; its error is a judgement of 10 %",
         ),
     )

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, get_args
 
-from joulewise.core.energy import Block, Component, Grade, Interval, Meter, Part, Reading
+from joulewise.core.energy import Block, Component, Grade, Interval, Meter, Part, Reading, Sensor
 from joulewise.core.errors import SensorError, UsageError
 from joulewise.core.registry import Registry
 from joulewise.meter.table import METERS, MeterType, component_of, open_meters, probe_meters
 
-__all__ = ["Stopwatch", "Window", "measure", "require_grade", "watch_idle"]
+__all__ = ["Stopwatch", "Window", "measure", "require_grade", "too_short", "watch_idle"]
 
 UPDATES = 100
 """Counter updates that a stretch should last, so that its two edges are off by 2 % at most."""
@@ -478,22 +478,34 @@ def _sum(joules: Iterable[Interval | None]) -> Interval | None:
     )
 
 
-def _doubts(name: str, meter: Meter, block: Block, stretches: int) -> Iterable[str]:
-    """Yield what makes a part less certain than its band says, each with its remedy."""
-    sensor, seconds = meter.sensor, block.seconds / stretches
-    least_s = UPDATES * (sensor.update_period_s or 0.0)
-    least_j = STEPS * (sensor.resolution_j or 0.0)
+def too_short(what: str, sensor: Sensor, block: Block, stretches: int = 1) -> Iterable[str]:
+    """Yield why a block is too short for its sensor, each with its remedy.
+
+    Args:
+        what: what was measured, as "the command".
+        sensor: what measured it.
+        block: the joules and seconds of all stretches.
+        stretches: how many there were.
+    """
+    seconds, least_s = block.seconds / stretches, UPDATES * (sensor.update_period_s or 0.0)
+    joules, least_j = block.reading_j / stretches, STEPS * (sensor.resolution_j or 0.0)
     remedy = "do more work between its start and its end"
     if seconds < least_s:
         yield (
-            f"the window {name!r} lasted {seconds:.3g} s, less than the {least_s:.3g} s in which "
+            f"{what} lasted {seconds:.3g} s, less than the {least_s:.3g} s in which "
             f"{sensor.name} counts {UPDATES} times; {remedy}"
         )
-    if block.reading_j / stretches < least_j:
+    if joules < least_j:
         yield (
-            f"the window {name!r} holds {block.reading_j / stretches:.3g} J, less than {STEPS} "
-            f"steps of {sensor.name} ({least_j:.3g} J); {remedy}"
+            f"{what} holds {joules:.3g} J, less than {STEPS} steps of {sensor.name} "
+            f"({least_j:.3g} J); {remedy}"
         )
+
+
+def _doubts(name: str, meter: Meter, block: Block, stretches: int) -> Iterable[str]:
+    """Yield what makes a part less certain than its band says, each with its remedy."""
+    sensor = meter.sensor
+    yield from too_short(f"the window {name!r}", sensor, block, stretches)
     if sensor.includes_idle and meter.idle_w is None:
         yield (
             f"the idle power of {sensor.name} is not known, so there are no net joules; let it be "
