@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 SET_UP = re.compile(r"^(make |git clone|cd |pip install)")
-SLOW = re.compile(r"joulewise (demo|optimize)|joulewise\.optimize")
+SLOW = re.compile(r"joulewise (demo|optimize)|joulewise\.optimize|compress_model\(")
 
 
 def blocks(*languages: str) -> list[object]:
