@@ -18,6 +18,7 @@ def test_public_names_are_pinned() -> None:
         "calibrate",
         "compare_commands",
         "compare_models",
+        "compress_model",
         "log_to_mlflow",
         "measure",
         "measure_command",

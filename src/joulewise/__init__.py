@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from joulewise.carbon.supply import supply
     from joulewise.comparison import compare_commands, compare_models
+    from joulewise.compression import compress_model
     from joulewise.core.errors import JoulewiseError
     from joulewise.core.settings import Settings, Usage
     from joulewise.meter.calibrate import calibrate
@@ -30,6 +31,7 @@ __all__ = [
     "calibrate",
     "compare_commands",
     "compare_models",
+    "compress_model",
     "log_to_mlflow",
     "measure",
     "measure_command",
@@ -48,6 +50,7 @@ _WHERE = {
     "measure": "joulewise.meter.window",
     "compare_commands": "joulewise.comparison",
     "compare_models": "joulewise.comparison",
+    "compress_model": "joulewise.compression",
     "measure_command": "joulewise.meter.command",
     "measure_model": "joulewise.pipeline",
     "optimize": "joulewise.pipeline",
