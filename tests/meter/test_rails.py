@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulewise.core.errors import SensorError
-from joulewise.meter.rails import LAG_S, MAX_LATE_PERIODS, Rail, RailReader
+from joulewise.meter.rails import LAG_S, MAX_LATE_PERIODS, Rail, RailReader, UnansweredError
 from tests.clock import FAR_S, Clock
 
 
@@ -106,3 +107,21 @@ def test_counter_that_rose_faster_than_its_limit_stays_an_error(clock: Clock) ->
     for clock.now_s in (2.0, 1000.0):
         with pytest.raises(SensorError, match=r"rose by 111\.000 J, which nothing draws in 1\.1 s"):
             reader.read()
+
+
+def test_thread_asks_again_where_there_was_no_answer() -> None:
+    asked, answered = 0, threading.Event()
+
+    def ask() -> float:
+        nonlocal asked
+        asked += 1
+        if 2 <= asked <= 7:
+            raise UnansweredError("nobody answers")
+        if asked > 7:
+            answered.set()
+        return 5.0
+
+    reader = RailReader([Rail(name="rail", unit="J", read=ask)], period_s=0.001)
+    assert answered.wait(timeout=10.0)
+    assert reader.read().total_j == 0.0
+    reader.close()

@@ -225,7 +225,25 @@ def test_opened_by_name_with_offset(write_log: WriteLog) -> None:
     assert (meter.sensor.name, meter.sensor.grade) == ("recording", "A")
 
 
-@pytest.mark.parametrize("argument", ["", "?offset_s=1", "a.csv?offset_s=x", "a.csv?shift=1"])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("0,5\n", "fewer than two rows"),
+        ("0,5\n60,5\n120,5\n", r"60 s apart, so .* 50 min of load; write \?offset_s=SECONDS"),
+    ],
+)
+def test_log_that_cannot_be_aligned_gets_no_load(
+    rows: str, message: str, write_log: WriteLog
+) -> None:
+    path = write_log(f"time_s,power_w\n{rows}")
+    with pytest.raises(SensorError, match=message):
+        open_meter([], name=f"recording:{path}?align=auto")
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["", "?offset_s=1", "a.csv?offset_s=x", "a.csv?shift=1", "a.csv?align=1", "a.csv?offset_s"],
+)
 def test_argument_that_is_not_understood(argument: str) -> None:
     with pytest.raises(UsageError, match="write recording:FILE"):
         RecordingMeter.named(argument)
