@@ -92,7 +92,7 @@ def compose(
     made = helper.make_model(
         graph,
         opset_imports=list(second.opset_import),
-        ir_version=max(first.ir_version, second.ir_version, LEAST_IR),
+        ir_version=max(first.ir_version, second.ir_version),
     )
     made.metadata_props.extend(second.metadata_props)
     return _checked(made)
@@ -104,13 +104,14 @@ def self_contained(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         PassError: the opset cannot be raised.
     """
-    import onnx
+    import onnx.inliner
 
     plain = onnx.inliner.inline_local_functions(model) if model.functions else model
     made = _raised(plain, max(LEAST_OPSET, _versions(plain).get("", 0)))
     inputs = list(inputs_of(made))
     del made.graph.input[:]
     made.graph.input.extend(inputs)
+    made.ir_version = max(made.ir_version, LEAST_IR)
     return made
 
 

@@ -209,7 +209,10 @@ def _check(
         reason = _difference(made, store, clear, wanted)
         if not reason:
             return rows
-    raise PassError(f"joined, the two stages do not answer as they do alone: {reason}")
+    raise PassError(
+        f"joined, the two stages do not answer as they do alone: {reason}; leave out cascades and "
+        "early exits for this model"
+    )
 
 
 def _difference(
