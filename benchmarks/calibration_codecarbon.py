@@ -32,7 +32,8 @@ import numpy as np
 
 from joulewise.core.errors import InputError, JoulewiseError
 from joulewise.core.records import dump
-from joulewise.meter.calibration import Line, fit_line
+from joulewise.meter.calibration import Line
+from joulewise.meter.fit import fit_line
 
 SCHEMA = "joulewise/record/calibration-codecarbon/1"
 SOURCE = "github.com/raphischer/ai-energy-validation, results/*.csv; Fischer 2025, arXiv:2509.22092"

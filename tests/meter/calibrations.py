@@ -9,7 +9,8 @@ import numpy as np
 
 from joulewise.core.energy import Sensor
 from joulewise.core.host import Host
-from joulewise.meter.calibration import Calibration, Step, fit_calibration
+from joulewise.meter.calibration import Calibration, Step
+from joulewise.meter.fit import fit_calibration
 from joulewise.meter.mixes import MIXES
 from joulewise.testing.machine import FakeMachine
 

@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulewise.core.errors import SensorError
-from joulewise.meter.calibration import (
-    Calibration,
-    Line,
-    Step,
-    fit_calibration,
-    fit_line,
-    predict_left_out,
-)
+from joulewise.meter.calibration import Calibration, Line, Step
+from joulewise.meter.fit import fit_calibration, fit_line, predict_left_out
 from tests.meter.calibrations import EXACT, HOST, STEP_S, TABLE_W, WATTS, fitted, staircase
 
 WANTED = 0.94
@@ -309,8 +303,11 @@ def test_points_without_a_line_are_a_mistake_of_the_caller(
         fit_line(readings, [1.0, 2.0, 3.0], groups)
 
 
-def test_a_reference_that_stands_still_explains_nothing() -> None:
-    assert fit_line([1.0, 2.0, 4.0], [7.0, 7.0, 7.0], ["a", "b", "c"]).r2 == 0.0
+@pytest.mark.parametrize("power_w", [7.0, 51.66712058290963])
+def test_a_reference_that_stands_still_explains_nothing(power_w: float) -> None:
+    """The mean of six of the second power is another number, by rounding."""
+    readings_w = [1.0, 2.0, 4.0, 5.0, 7.0, 9.0]
+    assert fit_line(readings_w, [power_w] * 6, list("abcabc")).r2 == 0.0
 
 
 def test_figures_that_contradict_each_other_are_refused() -> None:

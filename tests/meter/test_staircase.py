@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from joulewise.core.energy import Sensor
 from joulewise.core.errors import ProgramError, SensorError, UsageError
-from joulewise.meter.calibration import FEWEST_MIXES, Calibration
+from joulewise.meter.calibration import Calibration
+from joulewise.meter.fit import FEWEST_MIXES
 from joulewise.meter.mixes import MIXES, Worker
 from joulewise.meter.noise import read_load
 from joulewise.meter.processes import process_cpu_s

@@ -158,11 +158,18 @@ def test_a_meter_of_the_machine_includes_the_cpu() -> None:
     assert isinstance(meter, MachineMeter)
 
 
-def test_battery_and_recording_are_never_chosen_by_themselves() -> None:
-    states = {state.name: state for state in probe_meters()}
-    assert states["battery"].by_name_only
-    assert states["recording"].by_name_only
-    assert not states["rapl"].by_name_only
+def test_rows_say_which_meters_are_never_chosen_by_themselves() -> None:
+    rows = {name for name in METERS if METERS[name].by_name_only}
+    assert {"battery", "recording"} < rows
+    assert rows == {state.name for state in probe_meters() if state.by_name_only}
+
+
+def test_a_row_that_is_never_chosen_is_not_loaded_to_choose() -> None:
+    gone = Entry(target="no_such_module:Meter", summary="gone", by_name_only=True)
+    meters = table(gone=gone, estimate=ESTIMATE)
+    open_meter([os.getpid()], table=meters).close()
+    with pytest.raises(ModuleNotFoundError):
+        open_meter([os.getpid()], name="gone", table=meters)
 
 
 def test_kind_that_takes_an_argument_is_opened_with_it_and_never_unasked() -> None:

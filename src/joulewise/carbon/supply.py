@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from joulewise.carbon.services import ask_service
 from joulewise.carbon.table import find_intensity
 from joulewise.core.errors import UsageError
 from joulewise.core.supply import Intensity, Price, Supply
@@ -51,5 +50,7 @@ def supply(
 
 def _intensity(place: str | None, service: str | None) -> Intensity | None:
     if service is not None:
+        from joulewise.carbon.services import ask_service
+
         return ask_service(service, place)
     return None if place is None else find_intensity(place)

@@ -30,12 +30,14 @@ class Entry:
         summary: one line for ``doctor`` and the documentation.
         requires: importable packages it needs beyond the base install.
         extra: the extra of joulewise that brings them.
+        by_name_only: True where it is never chosen unasked, and so need not be loaded to choose.
     """
 
     target: str
     summary: str
     requires: tuple[str, ...] = ()
     extra: str = ""
+    by_name_only: bool = False
 
 
 class Registry(Generic[T_co]):

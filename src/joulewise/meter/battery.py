@@ -97,7 +97,6 @@ class BatteryMeter:
 
     grade: ClassVar[Grade] = "B"
     component: ClassVar[Component] = "machine"
-    by_name_only: ClassVar[bool] = True
     probe: ClassVar[Callable[[], str | None]] = staticmethod(probe)
 
     def __init__(

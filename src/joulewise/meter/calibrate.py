@@ -14,8 +14,8 @@ from typing import Protocol
 from joulewise.core.energy import Meter
 from joulewise.core.errors import UsageError
 from joulewise.core.host import Host, read_host
-from joulewise.meter.calibration import fit_calibration
 from joulewise.meter.calibration_store import Kept, keep, prepare
+from joulewise.meter.fit import fit_calibration
 from joulewise.meter.power_table import power_of
 from joulewise.meter.staircase import Crew, Plan, climb, large_array_bytes, plan_for
 from joulewise.meter.table import component_of, open_meter

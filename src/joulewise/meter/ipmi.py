@@ -104,7 +104,6 @@ class IpmiKind:
 
     grade: ClassVar[Grade] = "A"
     component: ClassVar[Component] = "machine"
-    by_name_only: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -36,8 +36,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from joulewise.core.energy import Interval
 from joulewise.core.host import Host
 
@@ -168,6 +166,8 @@ def net_w_per_cpu(results: Sequence[ServerResult]) -> Interval:
     Args:
         results: servers of one microarchitecture, at least one.
     """
+    import numpy as np  # late: the table itself does without NumPy
+
     nets = [result.net_w_per_busy_cpu for result in results]
     return Interval(
         low=float(np.percentile([min(net) for net in nets], LOW_PERCENTILE)),
@@ -182,6 +182,8 @@ def idle_w_per_cpu(results: Sequence[ServerResult]) -> Interval:
     Args:
         results: servers of one microarchitecture, at least one.
     """
+    import numpy as np
+
     low, central, high = np.percentile(
         [result.idle_w / result.threads for result in results],
         [LOW_PERCENTILE, 50, HIGH_PERCENTILE],

@@ -24,7 +24,8 @@ from joulewise.core.child import Child
 from joulewise.core.energy import Meter, Sensor
 from joulewise.core.errors import SensorError, UsageError
 from joulewise.core.host import Host
-from joulewise.meter.calibration import FEWEST_MIXES, STEPS_OF_COUNTER, Step
+from joulewise.meter.calibration import Step
+from joulewise.meter.fit import FEWEST_MIXES, STEPS_OF_COUNTER
 from joulewise.meter.mixes import MIXES
 from joulewise.meter.noise import Load, read_load, warnings_of
 from joulewise.meter.processes import ProcessTree

@@ -6,7 +6,8 @@ graphics card's counter is never chosen for a program on the CPU.
 
 A kind of meter that must be told what to read has ``named(argument)``, which returns the kind that
 reads it: ``recording:plug.csv`` is what ``named("plug.csv")`` of the row ``recording`` returns.
-Such a kind is opened by its name only, and so is one that says ``by_name_only = True``.
+Such a kind is opened by its name only, and so is one that says ``by_name_only = True``. A row that
+says so is not even imported before it is named, which would be a third of a start.
 """
 
 from __future__ import annotations
@@ -101,26 +102,32 @@ METERS: Registry[MeterType] = Registry(
         "battery": Entry(
             target="joulewise.meter.battery:BatteryMeter",
             summary="what leaves a laptop's battery; slow and coarse, by name only",
+            by_name_only=True,
         ),
         "recording": Entry(
             target="joulewise.meter.recording:RecordingMeter",
             summary="an external meter's log, as in --meter recording:plug.csv; by name only",
+            by_name_only=True,
         ),
         "plug": Entry(
             target="joulewise.meter.plug:PLUG",
             summary="a smart plug over HTTP: Shelly, Tasmota, any that answers in JSON",
+            by_name_only=True,
         ),
         "redfish": Entry(
             target="joulewise.meter.redfish:REDFISH",
             summary="a server's BMC over Redfish",
+            by_name_only=True,
         ),
         "ipmi": Entry(
             target="joulewise.meter.ipmi:IPMI",
             summary="this machine's BMC through ipmitool; by name only",
+            by_name_only=True,
         ),
         "prometheus": Entry(
             target="joulewise.meter.prometheus:PROMETHEUS",
             summary="a Prometheus server's query, or a metric of an exporter's page",
+            by_name_only=True,
         ),
         "cpu-time": Entry(
             target="joulewise.meter.cpu_time:CpuTimeMeter",
@@ -129,6 +136,7 @@ METERS: Registry[MeterType] = Registry(
         "cgroup": Entry(
             target="joulewise.meter.cgroup:CgroupMeter",
             summary="the same for a control group, as in --meter cgroup:/sys/fs/cgroup/GROUP",
+            by_name_only=True,
         ),
     },
     group="joulewise.meters",
@@ -164,8 +172,7 @@ def probe_meters(table: Registry[MeterType] = METERS) -> tuple[MeterStatus, ...]
     Args:
         table: the meters to ask.
     """
-    states = [_status(name, table) for name in table]
-    return tuple(sorted(states, key=lambda state: state.grade or "Z"))
+    return tuple(sorted((_status(name, table) for name in table), key=_grade_order))
 
 
 def probe_meter(name: str, table: Registry[MeterType] = METERS) -> MeterStatus:
@@ -296,27 +303,35 @@ def _candidates(
     table: Registry[MeterType], components: Sequence[Component]
 ) -> tuple[MeterStatus, ...]:
     """Return the meters of the components that may be chosen unasked, best grade first."""
+    states = (_status(name, table) for name in table if not table[name].by_name_only)
     return tuple(
         state
-        for state in probe_meters(table)
+        for state in sorted(states, key=_grade_order)
         if not state.by_name_only and state.component in (*components, None)
     )
 
 
+def _grade_order(state: MeterStatus) -> str:
+    return state.grade or "Z"
+
+
 def _status(name: str, table: Registry[MeterType]) -> MeterStatus:
-    summary = table[name.partition(":")[0]].summary
+    row = table[name.partition(":")[0]]
     try:
         kind = _kind(name, table)
     except MissingExtraError as error:
         return MeterStatus(
-            name=name, summary=summary, grade=None, component=None, reason=str(error)
+            name=name, summary=row.summary, grade=None, component=None, reason=str(error)
         )
     return MeterStatus(
         name=name,
-        summary=summary,
+        summary=row.summary,
         grade=kind.grade,
         component=component_of(kind),
         reason=kind.probe(),
-        by_name_only=":" in name or _takes_argument(kind) or getattr(kind, "by_name_only", False),
+        by_name_only=":" in name
+        or row.by_name_only
+        or _takes_argument(kind)
+        or getattr(kind, "by_name_only", False),
         lacks_argument=_takes_argument(kind),
     )
