@@ -102,7 +102,8 @@ def join(
     theirs = answers_to(stages.second, items)
     gate, found = _set_gate(terms, ours, theirs, _labels(items))
     tell((0.9, "joining the two"))
-    beginning = [[values[:CHECK_ITEMS] for values in answers] for answers in (ours, theirs)]
+    few = min(CHECK_ITEMS, items[0].items)
+    beginning = [[values[:few] for values in answers] for answers in (ours, theirs)]
     rows = _check(first, stages, gate, items[0], beginning)
     made = compose(first, stages.rest, gate, feeds=stages.feeds, rows=rows)
     _note(made, {"signal": terms.signal, "loss": terms.loss, **asdict(found), **(note or {})})
