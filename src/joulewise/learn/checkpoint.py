@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def load_checkpoint(file: Path) -> dict[str, Any] | None:
         content = file.read_bytes()
         if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
             return None
-        state: dict[str, Any] = torch.load(io.BytesIO(content[DIGEST_BYTES:]), weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # those of a reader that soon gives up
+            state = torch.load(io.BytesIO(content[DIGEST_BYTES:]), weights_only=True)
     except UNREADABLE:
         return None
-    return state
+    return dict(state)

@@ -224,4 +224,4 @@ def _bears_bf16(student: nn.Module, inputs: Tensors) -> bool:
 
 
 def _equal(scores: Tensor, classes: Tensor) -> float:
-    return (scores.argmax(dim=1) == classes).float().mean().item()
+    return (scores.argmax(dim=1) == classes).double().mean().item()

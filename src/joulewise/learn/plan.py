@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from joulewise.core.errors import PassError
 from joulewise.workload.store import Store
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Lessons", "Measure", "Pair", "Plan", "Precision", "Trained", "rate_at"]
 

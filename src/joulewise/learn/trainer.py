@@ -13,7 +13,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from joulewise.core.errors import PassError
+from joulewise.learn.batch_norm import FEWEST_ITEMS, freeze
 from joulewise.learn.checkpoint import load_checkpoint, save_checkpoint
 from joulewise.learn.items import Rows
 from joulewise.learn.objective import Objective
@@ -37,12 +38,6 @@ Stop = Callable[[float], bool]
 
 SAVE_EVERY_S = 60.0
 TELL_EVERY_S = 1.0
-
-FEWEST_ITEMS = 16
-"""Fewest training items, and smallest batch whose statistics batch normalisation learns from.
-
-Source: Wu and He 2018, figure 1 (arXiv:1803.08494): below 16 items per batch its error rises.
-"""
 
 MOST_HALVINGS = 3
 MOMENTUM = 0.9
@@ -83,9 +78,8 @@ def train(
         raise PassError(f"{items} items are too few to train on; give {FEWEST_ITEMS} or more")
     fitting = replace(plan, batch_items=min(plan.batch_items, items))
     folder = None if checkpoint is None else checkpoint / _identity(student, lessons, fitting)
-    objective = Objective(student, lessons, fitting)
     try:
-        with _repeatable():
+        with _repeatable(), closing(Objective(student, lessons, fitting)) as objective:
             run = _Run(student, objective, fitting, items, tell or _silent)
             return run.go(folder, stop, save_every_s)
     except (MemoryError, RuntimeError) as error:
@@ -94,8 +88,6 @@ def train(
         raise PassError(
             f"out of memory with {fitting.batch_items} items per step; give a smaller batch_items"
         ) from error
-    finally:
-        objective.close()
 
 
 @dataclass(kw_only=True)
@@ -183,7 +175,7 @@ class _Run:
         plan, step = self.plan, self.progress.step
         self.student.train()
         if plan.batch_items < FEWEST_ITEMS:
-            _freeze_norms(self.student)
+            freeze(self.student)
         generator = torch.manual_seed(_seed(plan.seed, step))
         loss = self.objective.loss(self._rows(step), generator)
         self.optimizer.zero_grad(set_to_none=True)
@@ -303,13 +295,6 @@ def _optimizer(weights: list[nn.Parameter], plan: Plan) -> torch.optim.Optimizer
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.rate, momentum=MOMENTUM, nesterov=True)
     return torch.optim.AdamW(groups, lr=plan.rate)
-
-
-def _freeze_norms(student: nn.Module) -> None:
-    """Let batch normalisation use the statistics that it has, and leave them as they are."""
-    for layer in student.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - base of torch's
-            layer.eval()
 
 
 def _seed(seed: int, step: int) -> int:
