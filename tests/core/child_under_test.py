@@ -7,12 +7,18 @@ import signal
 import sys
 import time
 
-from joulewise.core.child import serve
+from joulewise.core.child import serve, tell
 from joulewise.core.errors import InputError
 
 
 def echo(value: object) -> object:
     return value
+
+
+def count(times: int) -> int:
+    for number in range(times):
+        tell([number, "so far"])
+    return times
 
 
 def fail(text: str) -> None:
@@ -66,6 +72,7 @@ if __name__ == "__main__":
             handler.__name__: handler
             for handler in (
                 echo,
+                count,
                 fail,
                 fail_on_purpose,
                 give_what_is_no_json,

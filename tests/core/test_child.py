@@ -67,6 +67,14 @@ def test_one_child_answers_many_requests(running: Child) -> None:
     assert [running.ask("echo", value=i) for i in range(20)] == list(range(20))
 
 
+def test_what_is_told_in_one_breath_is_heard(running: Child) -> None:
+    """Lines that arrive together, the answer among them, are not waited for again."""
+    heard: list[object] = []
+    assert running.ask("count", timeout_s=PATIENCE_S, told=heard.append, times=2000) == 2000
+    assert heard == [[number, "so far"] for number in range(2000)]
+    assert running.ask("count", timeout_s=PATIENCE_S, times=3) == 3  # nobody listens
+
+
 def test_an_answer_longer_than_a_pipe_arrives_whole(running: Child) -> None:
     assert running.ask("echo", value="x" * 300_000) == "x" * 300_000
 

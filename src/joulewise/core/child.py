@@ -56,7 +56,8 @@ class Child:
         finally:
             os.close(writer)
         self._requests = cast("IO[bytes]", self._process.stdin)
-        self._answers = os.fdopen(reader, "rb")
+        self._answers = os.fdopen(reader, "rb", buffering=0)  # select knows nothing of buffers
+        self._unread = b""
 
     @property
     def pid(self) -> int:
@@ -127,13 +128,19 @@ class Child:
         self.close()
 
     def _read_line(self, deadline_s: float) -> bytes:
-        ready, _, _ = select.select(
-            [self._answers], [], [], max(0.0, deadline_s - time.monotonic())
-        )
-        if not ready:
-            self._process.kill()
-            raise ProgramError(f"{self.module} did not answer in time and was ended")
-        return self._answers.readline()
+        """Return the next line, empty where the child has ended."""
+        while b"\n" not in self._unread:
+            left_s = max(0.0, deadline_s - time.monotonic())
+            ready, _, _ = select.select([self._answers], [], [], left_s)
+            if not ready:
+                self._process.kill()
+                raise ProgramError(f"{self.module} did not answer in time and was ended")
+            part = self._answers.read(1 << 16)
+            if not part:
+                return b""
+            self._unread += part
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
 
     def _obituary(self) -> str:
         code = self._process.wait()
