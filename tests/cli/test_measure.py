@@ -122,6 +122,20 @@ def test_grade_that_is_good_enough_measures() -> None:
     assert joulewise(*OPTIONS, "--min-grade", "D", "--", "true").returncode == 0
 
 
+def test_a_model_after_two_dashes_is_no_command() -> None:
+    done = joulewise("measure", "--", "model.onnx")
+    assert done.returncode == 2
+    assert "give its inputs with --data" in only_line(done)
+
+
+@pytest.mark.parametrize("meter", [(), ("--meter", "cpu-time")])
+def test_no_command_after_two_dashes_says_what_is_missing(meter: tuple[str, ...]) -> None:
+    done = joulewise("measure", *meter, "--")
+    assert done.returncode == 2
+    assert "COMMAND" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_unknown_grade_is_one_line() -> None:
     done = joulewise(*OPTIONS, "--min-grade", "Q", "--", "true")
     assert done.returncode == 2

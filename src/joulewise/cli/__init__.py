@@ -5,6 +5,6 @@ stdout carries the result, stderr progress, warnings and errors. Heavy packages 
 the commands that need them, so that ``--help`` is instant.
 """
 
-from joulewise.cli.app import main
+from joulewise.cli.entry import main
 
 __all__ = ["main"]

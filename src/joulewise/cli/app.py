@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from joulewise import __version__
-from joulewise.core.errors import JoulewiseError, UsageError
+from joulewise.core.errors import UsageError
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 app = typer.Typer(
     name="joulewise",
@@ -133,8 +132,8 @@ def optimize(
     quiet: Quiet = False,
 ) -> None:
     """Find the version of MODEL that does the same job for the fewest joules, and prove it."""
-    from joulewise.cli.carbon import supply_asked
     from joulewise.cli.commands import run_optimize
+    from joulewise.cli.supply import supply_asked
     from joulewise.core.settings import Settings, Usage
 
     supply = supply_asked(place, service, pue, price, currency)
@@ -277,18 +276,19 @@ def measure(
     quiet: Quiet = False,
 ) -> None:
     """Tell the joules of a model per item, or of any command (after --)."""
-    from joulewise.cli.carbon import supply_asked
-    from joulewise.cli.commands import Shown, run_measure_command, run_measure_model
-    from joulewise.core.recipe import RunSettings
-    from joulewise.core.settings import Usage
+    from joulewise.cli.measure import Shown, is_model, run_measure_command, run_measure_model
+    from joulewise.cli.supply import supply_asked
 
-    if target[0].endswith((".onnx", ".xml")) and len(target) == 1:
+    if is_model(target):
         if data is None:
             raise UsageError("to measure a model, give its inputs with --data")
         if min_grade or idle or csv or prometheus or live:
             raise UsageError(
                 "--min-grade, --idle, --csv, --prometheus and --live are for commands only"
             )
+        from joulewise.core.recipe import RunSettings
+        from joulewise.core.settings import Usage
+
         run = RunSettings(runtime=runtime, threads=threads)
         usage = Usage(batch_items=batch)
         supply = supply_asked(place, service, pue, price, currency)
@@ -384,7 +384,8 @@ def carbon(
     json: Json = False,
 ) -> None:
     """Tell grams of CO2, and money, of some joules in one place; or list the places."""
-    from joulewise.cli.carbon import run_carbon, run_list, supply_asked
+    from joulewise.cli.carbon import run_carbon, run_list
+    from joulewise.cli.supply import supply_asked
 
     if show_list:
         run_list(amount or "", as_json=json)
@@ -439,15 +440,3 @@ def doctor(
     from joulewise.cli.doctor import run_doctor
 
     run_doctor(meter, as_json=json)
-
-
-def main() -> None:
-    """Run the program; every foreseeable failure is one line on stderr."""
-    try:
-        app()
-    except JoulewiseError as error:
-        print(f"joulewise: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)

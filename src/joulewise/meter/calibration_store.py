@@ -6,6 +6,7 @@ may be shared by many machines.
 
 Invariants: a record is of this very machine or is not used; one that cannot be read is an error,
 never an uncalibrated estimate; it is looked up once per process, so that one run has one grade.
+What reads and writes records is imported only where there is one: every start looks for it.
 
 Source: XDG Base Directory Specification 0.8, which has relative paths ignored.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -21,11 +23,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import msgspec
-
 from joulewise.core.errors import InputError, JoulewiseError
 from joulewise.core.host import Host
-from joulewise.core.records import digest_file, dump, load
 from joulewise.meter.calibration import SCHEMA, Calibration
 
 __all__ = [
@@ -88,6 +87,8 @@ def keep(calibration: Calibration) -> Kept:
     Raises:
         JoulewiseError: the folder cannot be written.
     """
+    from joulewise.core.records import digest_file, dump
+
     path = prepare(calibration.host)
     dump(calibration, path)
     _kept.cache_clear()
@@ -144,7 +145,8 @@ def of_other_machines(host: Host) -> tuple[str, ...]:
 
 def path_of(host: Host) -> Path:
     """Return the file of a machine's calibration, whether it is there or not."""
-    key = hashlib.sha256(msgspec.json.encode(fingerprint(host), order="sorted")).hexdigest()
+    words = json.dumps(fingerprint(host), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    key = hashlib.sha256(words.encode()).hexdigest()
     return _home() / "calibrations" / f"{key[:16]}.json"
 
 
@@ -168,6 +170,8 @@ def _kept(host: Host, path: Path) -> Kept | None:
             f"cannot look for a calibration at {path}: {error.strerror}; give yourself access, or "
             "set JOULEWISE_HOME to another folder"
         ) from error
+    from joulewise.core.records import digest_file
+
     calibration = _read(path)
     if fingerprint(calibration.host) != fingerprint(host):
         raise InputError(f"the calibration {path} is of another machine; {_REMEDY}")
@@ -177,12 +181,15 @@ def _kept(host: Host, path: Path) -> Kept | None:
 _REMEDY = "calibrate again, or remove it with: joulewise calibrate --forget"
 
 
-class _Versioned(msgspec.Struct):
+@dataclass(frozen=True, kw_only=True)
+class _Versioned:
     schema: str
 
 
 def _read(path: Path) -> Calibration:
     """Read a record, its schema first, as a later one may lack any other field."""
+    from joulewise.core.records import load
+
     try:
         schema = load(_Versioned, path).schema
         if schema == SCHEMA:
