@@ -254,20 +254,29 @@ def test_early_answers_are_mostly_the_models_and_their_threshold_keeps_the_loss(
 
 def test_what_is_learnt_from_is_not_judged_with(tmp_path: Path) -> None:
     path = residual(tmp_path / "m.onnx")
-    stores = {name: items(tmp_path / name, n) for name, n in (("c", 30), ("s", 50), ("t", 70))}
+    stores = {name: items(tmp_path / name, n) for name, n in (("c", 60), ("s", 100), ("t", 140))}
     (tmp_path / "made").mkdir()
 
     def judged(**given: Store) -> int:
         material = Material(
             calibrate=stores["c"], train=given.get("train"), search=given.get("search")
         )
-        EarlyExit(threshold=1.0).apply(path, material, tmp_path / "made")
+        EarlyExit(after=0.02).apply(path, material, tmp_path / "made")
         return int(note(tmp_path / "made" / "model.onnx")["items"])
 
-    assert judged() == 15
-    assert judged(search=stores["s"]) == 50
-    assert judged(train=stores["t"]) == 30
-    assert judged(train=stores["t"], search=stores["s"]) == 80  # 30 alone are few
+    assert judged() == 30
+    assert judged(search=stores["s"]) == 100
+    assert judged(train=stores["t"]) == 60
+    assert judged(train=stores["t"], search=stores["s"]) == 160  # 60 alone are few
+
+
+def test_items_in_order_of_their_class_are_learnt_from_evenly(tmp_path: Path) -> None:
+    path, x = residual(tmp_path / "m.onnx"), images(300, 0)
+    order = np.argsort(run(path, {"x": x}).argmax(axis=1), kind="stable")
+    store = write_store(tmp_path / "i", {"x": x}, {"x": "float32"}, None, order)
+    early = apply(path, tmp_path, store, after=0.6, threshold=0.0)
+    agree = run(early, {"x": x}).argmax(axis=1) == run(path, {"x": x}).argmax(axis=1)
+    assert np.mean(agree) > 0.9
 
 
 def test_int8_models_hand_on_int8(tmp_path: Path) -> None:

@@ -142,16 +142,17 @@ def _items(material: Material, terms: Terms) -> tuple[Store, list[Store]]:
     """Return what the exit learns from and what its threshold is found with: never the same."""
     calibrate = material.calibrate
     if material.train is not None:
-        return _part(material.train, slice(LEARN_ITEMS)), items_to_judge(material, terms)
+        every = -(-material.train.items // LEARN_ITEMS)
+        return _part(material.train, slice(0, None, every)), items_to_judge(material, terms)
     if material.search is not None:
         return calibrate, [material.search]
-    half = calibrate.items // 2
-    if not half:
+    if calibrate.items < 2:
         raise PassError("one item is too few to learn and to judge with; give more items")
-    return _part(calibrate, slice(half)), [_part(calibrate, slice(half, None))]
+    return _part(calibrate, slice(0, None, 2)), [_part(calibrate, slice(1, None, 2))]
 
 
 def _part(store: Store, part: slice) -> Store:
+    """Return some items of a store; not a first part of it, which may be of one class."""
     return replace(
         store,
         items=len(range(store.items)[part]),

@@ -69,7 +69,8 @@ def items_to_judge(material: Material, terms: Terms) -> list[Store]:
     search judges the result on the same items once more makes its judgement a little kinder, not
     that of the final test.
     """
-    few = material.calibrate.items < fewest_items(terms.loss, terms.confidence)
+    found = terms.threshold is None
+    few = found and material.calibrate.items < fewest_items(terms.loss, terms.confidence)
     more = [] if material.search is None or not few else [material.search]
     return [material.calibrate, *more]
 
