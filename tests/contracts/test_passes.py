@@ -54,6 +54,21 @@ class TestEarlyExit(PassContract):
     runtime = "onnxruntime"
 
 
+class TestFoldBatchNorm(PassContract):
+    step = Step(name="fold_batch_norm")
+    runtime = "onnxruntime"
+    make = staticmethod(models.norm_classifier)
+
+
+class TestDistill(PassContract):
+    step = Step(name="distill", parameters={"epochs": 1, "rate": 1e-4})
+    runtime = "onnxruntime"
+
+    def material(self, items: Store) -> Material:
+        """The model as its own teacher."""
+        return Material(calibrate=items, train=items, search=items)
+
+
 @pytest.mark.parametrize("name", list(PASSES))
 def test_every_pass_has_a_suite(name: str) -> None:
     assert name in {suite.step.name for suite in PassContract.__subclasses__()}

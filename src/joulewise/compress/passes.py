@@ -66,6 +66,18 @@ PASSES: Registry[type[Pass]] = Registry(
             requires=("onnx", "onnxruntime"),
             extra="onnx",
         ),
+        "fold_batch_norm": Entry(
+            target="joulewise.compress.fold_batch_norm:FoldBatchNorm",
+            summary="batch normalisation folded into the layer before it; the same function",
+            requires=("onnx", "onnxruntime", "torch"),
+            extra="torch",
+        ),
+        "distill": Entry(
+            target="joulewise.compress.distill:Distill",
+            summary="a changed model learns the original's job again (needs --train)",
+            requires=("onnx", "onnxruntime", "torch"),
+            extra="torch",
+        ),
     },
     group="joulewise.passes",
 )

@@ -115,6 +115,8 @@ class Objective:
         """
         inputs, targets = self._train.at(rows), self._targets(rows)
         inputs, targets = augment(self._plan.augment, inputs, targets, generator)
+        for taps in self._taps or ():
+            taps.listen()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
             outputs = self._student(*inputs)
         ours, loss = comparable(outputs, self._form), torch.zeros(())
@@ -137,8 +139,6 @@ class Objective:
                 answers = comparable(self._student(*inputs), self._form)
                 scores.append(self._judge(rows, inputs, answers))
                 items.append(len(rows))
-        for taps in self._taps or ():
-            taps.forget()
         return float(np.average(scores, weights=items))
 
     def _share_of_labels(self) -> float:

@@ -6,19 +6,30 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from joulewise.core.errors import PassError
 from joulewise.workload.store import Store
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Lessons", "Measure", "Pair", "Plan", "Precision", "Trained", "rate_at"]
+__all__ = [
+    "AUGMENTATIONS",
+    "Lessons",
+    "Measure",
+    "Pair",
+    "Plan",
+    "Precision",
+    "Trained",
+    "rate_at",
+]
 
 Measure = Literal["top1", "agreement", "negative error"]
 """Share of items with the right class, share with the teacher's class, or minus the relative error
 to the teacher's outputs; more is better."""
 
 Precision = Literal["f32", "bf16"]
+
+AUGMENTATIONS = ("none", "flip", "shift", "flip_shift", "mixup")
+"""Ways to change items at random while a model trains (`joulewise.learn.augment`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +81,13 @@ class Plan:
         label_weight: share of the labels in the loss, in [0, 1], where there are labels and a
             teacher; the rest is the teacher's.
         features: weight of the distance between paired layers, 0 for none.
-        augment: one of `joulewise.learn.augment.AUGMENTATIONS`.
+        augment: one of AUGMENTATIONS.
         patience: epochs without a better score after which training ends, 0 for never.
         precision: "auto" is bfloat16 where the CPU multiplies it; or "f32".
         seed: of everything random.
 
     Raises:
-        PassError: a value is outside its range.
+        ValueError: a value is outside its range.
     """
 
     epochs: int = 3
@@ -105,13 +116,14 @@ class Plan:
             "temperature": 0 < self.temperature < math.inf,
             "label_weight": 0 <= self.label_weight <= 1,
             "features": 0 <= self.features < math.inf,
+            "augment": self.augment in AUGMENTATIONS,
             "patience": self.patience >= 0,
             "precision": self.precision in ("auto", "f32"),
             "seed": self.seed >= 0,
         }
         for name, fit in fits.items():
             if not fit:
-                raise PassError(f"training cannot have {name}={getattr(self, name)}")
+                raise ValueError(f"training cannot have {name}={getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,12 @@ __all__ = [
     "labelled_items",
     "labelled_store",
     "mlp_classifier",
+    "norm_classifier",
     "pointwise",
     "reference_answers",
     "reference_outputs",
     "renaming",
+    "residual_classifier",
     "save_model",
     "two_by_two",
     "vector_store",
@@ -63,6 +65,74 @@ def conv_classifier(path: Path, *, batch: int | None = None, external: bool = Fa
         "filters": random.normal(0, 0.4, (6, 1, 3, 3)),
         "bias": random.normal(0, 0.1, 6),
     }
+    centres = _features(body, weights, IMAGE)
+    weights |= {"head": centres.T, "offset": -0.5 * (centres**2).sum(axis=1)}
+    nodes = [*body, helper.make_node("Gemm", ["features", "head", "offset"], ["scores"])]
+    return _classifier(path, nodes, weights, IMAGE, batch=batch, external=external)
+
+
+def norm_classifier(path: Path, *, batch: int | None = None, external: bool = False) -> Path:
+    """Write Conv, BatchNormalization, Relu, Flatten, Gemm: x [n, 1, 8, 8] -> scores [n, 4].
+
+    Args:
+        path: the file to write.
+        batch: fixed number of items, None for a free one.
+        external: keep the weights in a file beside it.
+    """
+    from onnx import helper
+
+    random = np.random.default_rng(3)
+    parts = ("gamma", "beta", "mean", "variance")
+    body = [
+        helper.make_node("Conv", ["x", "filters"], ["maps"], strides=[2, 2]),
+        helper.make_node("BatchNormalization", ["maps", *parts], ["normal"]),
+        helper.make_node("Relu", ["normal"], ["active"]),
+        helper.make_node("Flatten", ["active"], ["features"]),
+    ]
+    weights: dict[str, Array] = {
+        "filters": random.normal(0, 0.4, (6, 1, 3, 3)),
+        "gamma": random.uniform(0.5, 1.5, 6),
+        "beta": random.normal(0, 0.1, 6),
+        "mean": random.normal(0, 0.1, 6),
+        "variance": random.uniform(0.5, 2, 6),
+    }
+    centres = _features(body, weights, IMAGE)
+    weights |= {"head": centres.T, "offset": -0.5 * (centres**2).sum(axis=1)}
+    nodes = [*body, helper.make_node("Gemm", ["features", "head", "offset"], ["scores"])]
+    return _classifier(path, nodes, weights, IMAGE, batch=batch, external=external)
+
+
+def residual_classifier(path: Path, *, batch: int | None = None, external: bool = False) -> Path:
+    """Write Conv, Relu, three residual blocks, Flatten, Gemm: x [n, 1, 8, 8] -> scores [n, 4].
+
+    A block is Relu(x + Conv(Relu(Conv(x)))). The second adds nothing, the third only little.
+
+    Args:
+        path: the file to write.
+        batch: fixed number of items, None for a free one.
+        external: keep the weights in a file beside it.
+    """
+    from onnx import helper
+
+    random = np.random.default_rng(4)
+    weights: dict[str, Array] = {"stem": random.normal(0, 0.4, (6, 1, 3, 3))}
+    body = [
+        helper.make_node("Conv", ["x", "stem"], ["maps"], strides=[2, 2]),
+        helper.make_node("Relu", ["maps"], ["block0"]),
+    ]
+    for number, size in enumerate((0.2, 0.0, 0.01), start=1):
+        start, end = f"block{number - 1}", f"block{number}"
+        first, second = f"{end}.first", f"{end}.second"
+        weights[first] = random.normal(0, 0.2, (8, 6, 3, 3))
+        weights[second] = random.normal(0, 1, (6, 8, 3, 3)) * size
+        body += [
+            helper.make_node("Conv", [start, first], [f"{end}.a"], pads=[1] * 4),
+            helper.make_node("Relu", [f"{end}.a"], [f"{end}.b"]),
+            helper.make_node("Conv", [f"{end}.b", second], [f"{end}.c"], pads=[1] * 4),
+            helper.make_node("Add", [f"{end}.c", start], [f"{end}.sum"]),
+            helper.make_node("Relu", [f"{end}.sum"], [end]),
+        ]
+    body.append(helper.make_node("Flatten", ["block3"], ["features"]))
     centres = _features(body, weights, IMAGE)
     weights |= {"head": centres.T, "offset": -0.5 * (centres**2).sum(axis=1)}
     nodes = [*body, helper.make_node("Gemm", ["features", "head", "offset"], ["scores"])]
