@@ -3,27 +3,39 @@
 Weights are signed and per channel; activations are unsigned on x86, where the fast kernels
 multiply u8 by s8, and signed on Arm. Without VNNI those kernels add pairs of products in 16 bits
 and saturate, so `reduce_range` gives weights 7 bits there.
+
+The quantizer is given ranges that are found here (`joulewise.compress.ranges`). Its own calibration
+takes the mask of an attention (the lowest float32) for a number, and so rounds what comes before
+the softmax to nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from joulewise.compress.float_islands import Comparison, float_islands
 from joulewise.compress.material import Material
+from joulewise.compress.ranges import CALIBRATION_BATCH_ITEMS, Range, check_observer, observe
 from joulewise.core.errors import PassError
 from joulewise.workload.store import Store
 
-__all__ = ["COMPUTE_OPERATORS", "StaticInt8"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["CALIBRATION_BATCH_ITEMS", "COMPUTE_OPERATORS", "StaticInt8"]
 
 COMPUTE_OPERATORS = ("Conv", "MatMul", "Gemm")
 """Operators that hold nearly all multiplications of a network."""
 
-CALIBRATION_BATCH_ITEMS = 16
+ISLAND_ITEMS = 64
+"""Calibration items on which nodes are tried alone."""
 
 PER_CHANNEL_OPSET = 13
 """First ONNX opset whose DequantizeLinear has an axis, that is, a scale per channel."""
@@ -34,17 +46,38 @@ class StaticInt8:
     """Quantize weights and activations to 8 bits.
 
     Args:
-        operators: "all" that the quantizer knows, or "compute" for COMPUTE_OPERATORS only.
+        operators: "all" that the quantizer knows; "compute" for COMPUTE_OPERATORS only; or
+            "transformer" for those of them that have weights, the results of matrix products left
+            in float. Those hold single numbers that are a hundred times larger than all others.
         reduce_range: 7-bit weights, against saturation on CPUs without VNNI.
         per_channel: one scale per output channel of a weight instead of one per tensor.
+        range: of activations: "minmax", "mse" for the least squared error, or "p99.99" to leave out
+            the outermost 0.01 % of all numbers.
+        islands: how many nodes are left in float at most, the ones that do the most harm.
+        tolerance: relative error of the outputs on calibration items below which no more nodes are
+            left in float; 0 leaves `islands`.
 
     Source: range and saturation, ONNX Runtime documentation "Quantize ONNX models", sections
-    "Data type selection" and "When to use reduce-range and per-channel quantization".
+    "Data type selection" and "When to use reduce-range and per-channel quantization". Outliers of
+    transformers: Bondarenko et al. 2021, section 3 (arXiv:2109.12948).
     """
 
     operators: str = "all"
     reduce_range: bool = False
     per_channel: bool = True
+    range: str = "minmax"
+    islands: int = 0
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise PassError where a value is outside its range."""
+        if self.operators not in ("all", "compute", "transformer"):
+            raise PassError(
+                f"there are no operators {self.operators!r}; choose all, compute or transformer"
+            )
+        check_observer(self.range)
+        if self.islands < 0 or not 0 <= self.tolerance < float("inf"):
+            raise PassError("islands and tolerance cannot be negative")
 
     def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:
         """Write ``model.onnx``; raises PassError where nothing was quantized."""
@@ -53,36 +86,98 @@ class StaticInt8:
         logging.getLogger().setLevel(logging.ERROR)
         prepared, target = folder / "prepared.onnx", folder / "model.onnx"
         prepare(source, prepared)
+        quantizer = _Quantizer(self, prepared, material.calibrate)
         try:
-            self._quantize(prepared, material.calibrate, target, adjust_weights=True)
+            model = quantizer.quantized((), self._islands(quantizer, prepared, material.calibrate))
+        finally:
+            prepared.unlink()
+        if "QuantizeLinear" not in {node.op_type for node in model.graph.node}:
+            raise PassError("the model has no operator that this pass can quantize")
+        onnx.save(model, target)
+        return (target.name,)
+
+    def _islands(self, quantizer: _Quantizer, prepared: Path, items: Store) -> Sequence[str]:
+        if not self.islands:
+            return ()
+        batches = list(items.batches(batch_size(prepared), ISLAND_ITEMS))
+        comparison = Comparison(prepared, batches)
+        return float_islands(
+            quantizer.quantized, quantizer.nodes, comparison, self.islands, self.tolerance
+        )
+
+
+class _Quantizer:
+    """A prepared model that is quantized as often as need be, with ranges that are found once.
+
+    Args:
+        step: how.
+        prepared: the model.
+        calibration: items from which the ranges are taken.
+    """
+
+    def __init__(self, step: StaticInt8, prepared: Path, calibration: Store) -> None:
+        from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+        self._step = step
+        self._model = load_model_with_shape_infer(prepared)
+        self._kinds = COMPUTE_OPERATORS if step.operators != "all" else _all_operators()
+        _name_nodes(self._model.graph)
+        graph = self._model.graph
+        weights = {tensor.name for tensor in graph.initializer}
+        chosen = [node for node in graph.node if node.op_type in self._kinds]
+        if step.operators == "transformer":
+            chosen = [node for node in chosen if weights.intersection(node.input)]
+        self.nodes = tuple(node.name for node in chosen)
+        self._left_out = {node.name for node in graph.node} - set(self.nodes)
+        names = _float_tensors(graph) - weights
+        used = [x for node in chosen for x in (*node.input, *node.output) if x in names]
+        self._ranges = observe(
+            prepared, tuple(dict.fromkeys(used)), calibration, step.range, fixed_batch(graph)
+        )
+
+    def quantized(self, only: Sequence[str], left: Sequence[str]) -> onnx.ModelProto:
+        """Return the model quantized.
+
+        Args:
+            only: names of the nodes to quantize; none for all.
+            left: names of the nodes that stay in float.
+        """
+        if set(self.nodes) <= set(left):
+            return self._model
+        try:
+            return self._apply(only, left, adjust_weights=True)
         except (
             ValueError
         ):  # adjusting weight scales to biases fails on some graphs (onnxruntime 1.32)
-            self._quantize(prepared, material.calibrate, target, adjust_weights=False)
-        prepared.unlink()
-        kinds = {node.op_type for node in onnx.load(target).graph.node}
-        if "QuantizeLinear" not in kinds:
-            raise PassError("the model has no operator that this pass can quantize")
-        return ("model.onnx",)
+            return self._apply(only, left, adjust_weights=False)
 
-    def _quantize(
-        self, prepared: Path, calibration: Store, target: Path, *, adjust_weights: bool
-    ) -> None:
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    def _apply(
+        self, only: Sequence[str], left: Sequence[str], *, adjust_weights: bool
+    ) -> onnx.ModelProto:
+        import onnx
+        from onnxruntime.quantization import QDQQuantizer, QuantType
 
-        activations = QuantType.QUInt8 if platform.machine() == "x86_64" else QuantType.QInt8
-        quantize_static(
-            str(prepared),
-            str(target),
-            _Reader(calibration, batch_size(prepared)),
-            quant_format=QuantFormat.QDQ,
-            per_channel=self.per_channel,
-            reduce_range=self.reduce_range,
-            activation_type=activations,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=None if self.operators == "all" else list(COMPUTE_OPERATORS),
-            extra_options={"QDQDisableWeightAdjustForInt32Bias": not adjust_weights},
+        step, model = self._step, onnx.ModelProto()
+        model.CopyFrom(self._model)
+        float_results = ["MatMul", "Gemm"] if step.operators == "transformer" else []
+        quantizer = QDQQuantizer(
+            model,
+            step.per_channel,
+            step.reduce_range,
+            QuantType.QInt8,
+            QuantType.QUInt8 if platform.machine() == "x86_64" else QuantType.QInt8,
+            _as_tensors_data(self._ranges),
+            list(only),
+            [*sorted(self._left_out), *left],
+            list(self._kinds),
+            {
+                "QDQDisableWeightAdjustForInt32Bias": not adjust_weights,
+                "OpTypesToExcludeOutputQuantization": float_results,
+            },
         )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        return quantizer.model.model
 
 
 def prepare(source: Path, target: Path) -> None:
@@ -117,18 +212,46 @@ def batch_size(path: Path) -> int:
     """Return the batch that a model is fixed to, or CALIBRATION_BATCH_ITEMS where it is free."""
     import onnx
 
-    graph = onnx.load(path, load_external_data=False).graph
+    return fixed_batch(onnx.load(path, load_external_data=False).graph) or CALIBRATION_BATCH_ITEMS
+
+
+def fixed_batch(graph: onnx.GraphProto) -> int | None:
+    """Return the batch that a graph is fixed to, None where it is free."""
     weights = {tensor.name for tensor in graph.initializer}
     shapes = [x.type.tensor_type.shape.dim for x in graph.input if x.name not in weights]
     fixed: int = shapes[0][0].dim_value if shapes and shapes[0] else 0
-    return fixed if fixed > 0 else CALIBRATION_BATCH_ITEMS
+    return fixed if fixed > 0 else None
 
 
-class _Reader:
-    """Calibration batches as ONNX Runtime's quantizer asks for them."""
+def _all_operators() -> tuple[str, ...]:
+    """Return the operators that the quantizer knows, as ``quantize_static`` has them by default."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-    def __init__(self, calibration: Store, batch_items: int) -> None:
-        self._batches: Iterator[dict[str, Any]] = calibration.batches(batch_items)
+    return tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
 
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._batches, None)
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node a name of its own, since the quantizer knows nodes by theirs."""
+    known: set[str] = set()
+    for number, node in enumerate(graph.node):
+        if not node.name or node.name in known:
+            node.name = f"{node.op_type}_{number}_{node.output[0]}"
+        known.add(node.name)
+
+
+def _float_tensors(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the float32 tensors of a graph whose shapes are inferred."""
+    from onnx import TensorProto
+
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {x.name for x in values if x.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def _as_tensors_data(ranges: dict[str, Range]) -> Any:  # noqa: ANN401
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+
+    ends = {
+        name: (np.array(low, np.float32), np.array(high, np.float32))
+        for name, (low, high) in ranges.items()
+    }
+    return TensorsData(CalibrationMethod.MinMax, ends)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = [
+    "SHAPES",
     "Arrays",
     "Flow",
     "Shape",

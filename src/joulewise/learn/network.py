@@ -119,6 +119,13 @@ class Network(nn.Module):
                 values[node.outputs[0]] = found
         return tuple(values[name] for name in self.outputs)
 
+    @property
+    def fixed_items(self) -> int | None:
+        """The batch that the graph is fixed to, None where it is free."""
+        shape = self._model.graph.input[0].type.tensor_type.shape
+        first: int = shape.dim[0].dim_value if shape.dim else 0
+        return first if first > 0 else None
+
     def layer_of(self, initializer: str) -> str | None:
         """Return the key in `layers` of the layer whose tensor this is, None where none is."""
         for key, slots in self._slots.items():
@@ -129,6 +136,11 @@ class Network(nn.Module):
     def weight_of(self, layer: str) -> str:
         """Return the initializer that holds the weights of the layer with this key."""
         return self._slots[layer][0].initializer
+
+    def bias_of(self, layer: str) -> str | None:
+        """Return the initializer that holds the bias of a layer, None where it has none."""
+        found = (slot.initializer for slot in self._slots[layer] if slot.attribute == "bias")
+        return next(found, None)
 
     def weights(self) -> Arrays:
         """Return the present value of every initializer that can change, float32."""

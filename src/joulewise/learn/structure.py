@@ -37,6 +37,8 @@ __all__ = [
     "gates",
     "multiplications",
     "proved",
+    "prunable",
+    "width",
 ]
 
 Places = np.ndarray[Any, np.dtype[np.int64]]
@@ -121,6 +123,11 @@ def channel_groups(network: Network, inputs: Inputs) -> tuple[Group, ...]:
         raise PassError("Torch-Pruning cannot follow this graph; leave pruning out") from error
     groups = [group for group in found if group is not None]
     return tuple(sorted(groups, key=lambda group: _first(network, group)))
+
+
+def prunable(network: Network, inputs: Inputs) -> tuple[Group, ...]:
+    """Return the groups of channels that can go, proved, in the order of the graph."""
+    return proved(network, channel_groups(network, inputs), inputs)
 
 
 def proved(network: Network, groups: Sequence[Group], inputs: Inputs) -> tuple[Group, ...]:
@@ -216,6 +223,15 @@ def cut(network: Network, group: Group, units: Places) -> None:
             )
         else:
             _cut_layer(network.layers[part.layer], part.side, channels)
+
+
+def width(network: Network, part: Part) -> int:
+    """Return the number of channels of a part's layer on its side, of all groups together."""
+    if isinstance(part.layer, int):
+        return int(network.free[part.layer].shape[part.axis])
+    layer, pruner = network.layers[part.layer], _pruner(network.layers[part.layer])
+    reads = part.side == "reads"
+    return int(pruner.get_in_channels(layer) if reads else pruner.get_out_channels(layer))
 
 
 @contextlib.contextmanager
@@ -353,14 +369,18 @@ def _in_units(network: Network, group: Group) -> Group | None:
 
 
 def _cut_layer(layer: nn.Module, side: Side, channels: list[int]) -> None:
+    if side == "reads":
+        _pruner(layer).prune_in_channels(layer, channels)
+    else:
+        _pruner(layer).prune_out_channels(layer, channels)
+
+
+def _pruner(layer: nn.Module) -> Any:  # noqa: ANN401
+    """Return what knows the channels of a kind of layer."""
     from torch_pruning import ops
     from torch_pruning.pruner.function import PrunerBox
 
-    pruner = PrunerBox[ops.module2type(layer)]
-    if side == "reads":
-        pruner.prune_in_channels(layer, channels)
-    else:
-        pruner.prune_out_channels(layer, channels)
+    return PrunerBox[ops.module2type(layer)]
 
 
 def _gate(
@@ -368,7 +388,7 @@ def _gate(
 ) -> Callable[..., tuple[Tensor]]:
     """Return a hook that sends what a layer reads through the gates of a group."""
     linear = isinstance(layer, nn.Linear)
-    unit_of = torch.full((layer.in_features if linear else layer.in_channels,), -1)
+    unit_of = torch.full((_pruner(layer).get_in_channels(layer),), -1)
     for unit, channels in enumerate(part.channels):
         unit_of[torch.from_numpy(channels)] = unit
 

@@ -1,0 +1,169 @@
+"""How many channels each group keeps, so that the least important joules go.
+
+Cost model: a layer costs its multiplications, times the share of its inputs that is left, times the
+share of its outputs; so what a channel saves depends on how wide its neighbours still are. Where
+the joules of groups were measured, a layer costs its multiplications times the joules per
+multiplication of the groups that it belongs to.
+
+Source: bilinear in the widths as in Yang, Zhu and Liu 2019, section 3.2 (arXiv:1806.04321); the
+step with the least lost for what it saves is taken first, as in Yang et al. 2018, algorithm 1
+(arXiv:1804.03230).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from joulewise.core.errors import PassError
+
+__all__ = ["Costs", "LayerCost", "Stairs", "gone_evenly", "gone_for", "measured"]
+
+Scores = np.ndarray[Any, np.dtype[np.float64]]
+
+LEAST_KEPT_RATIO = 0.1
+"""No group keeps less than this share of its units: a judgement against layers that become
+bottlenecks because a score calls nearly all of their channels unimportant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """What a layer costs by the widths of the groups around it.
+
+    Args:
+        cost: at full width.
+        reads: group -> part of the layer's inputs that one unit of it is.
+        writes: group -> part of the layer's outputs that one unit of it is.
+    """
+
+    cost: float
+    reads: Mapping[int, float]
+    writes: Mapping[int, float]
+
+    def at(self, gone: Sequence[int]) -> float:
+        """Return the cost with so many units of each group gone."""
+        left = [
+            1.0 - sum(ratio * gone[group] for group, ratio in side.items())
+            for side in (self.reads, self.writes)
+        ]
+        return self.cost * left[0] * left[1]
+
+    def groups(self) -> set[int]:
+        """Return the groups that the layer belongs to."""
+        return {*self.reads, *self.writes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What a network costs by the widths of its groups, in one unit.
+
+    Args:
+        layers: the layers.
+        fixed: what no width changes.
+    """
+
+    layers: tuple[LayerCost, ...]
+    fixed: float = 0.0
+
+    def at(self, gone: Sequence[int]) -> float:
+        """Return the cost with so many units of each group gone."""
+        return self.fixed + sum(layer.at(gone) for layer in self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stairs:
+    """The numbers of units that a group may keep.
+
+    Args:
+        units: at full width.
+        step: what is kept is a multiple of it; a group that has no more is left alone.
+    """
+
+    units: int
+    step: int = 1
+
+    def down(self, gone: int) -> int | None:
+        """Return how many units are gone one step further down, None at the foot."""
+        kept = (self.units - gone - 1) // self.step * self.step
+        lowest = max(self.step, math.ceil(LEAST_KEPT_RATIO * self.units))
+        return self.units - kept if kept >= lowest else None
+
+
+def measured(costs: Costs, ratios: Sequence[float]) -> Costs:
+    """Return costs in parts of a model's joules, given what each group was measured to cost.
+
+    Args:
+        costs: multiplications.
+        ratios: by group, the part of the model's joules that goes if it alone has no width left.
+    """
+    touched = [
+        sum(layer.cost for layer in costs.layers if number in layer.groups())
+        for number in range(len(ratios))
+    ]
+    rates = [ratio / cost if cost else 0.0 for ratio, cost in zip(ratios, touched, strict=True)]
+    layers = tuple(
+        LayerCost(
+            cost=layer.cost * float(np.mean([rates[number] for number in layer.groups()])),
+            reads=layer.reads,
+            writes=layer.writes,
+        )
+        for layer in costs.layers
+        if layer.groups()
+    )
+    return Costs(layers=layers, fixed=max(0.0, 1.0 - sum(layer.cost for layer in layers)))
+
+
+def gone_evenly(stairs: Sequence[Stairs], ratio: float) -> list[int]:
+    """Return how many units of each group go if each loses the same share, as far as steps allow.
+
+    Args:
+        stairs: by group.
+        ratio: share of the units that goes, in [0, 1).
+    """
+    gone = []
+    for group in stairs:
+        kept = max(1, round(group.units * (1 - ratio) / group.step)) * group.step
+        gone.append(max(0, group.units - kept))
+    return gone
+
+
+def gone_for(
+    costs: Costs, stairs: Sequence[Stairs], scores: Sequence[Scores], ratio: float
+) -> list[int]:
+    """Return how many units of each group go so that a share of the cost is saved.
+
+    One step after the other: always the one that loses least importance for what it saves.
+
+    Args:
+        costs: of the network.
+        stairs: by group.
+        scores: importance of the units of each group, comparable between groups.
+        ratio: share of the cost that goes, in [0, 1).
+
+    Raises:
+        PassError: not so much can be saved.
+    """
+    sums = [np.concatenate([[0.0], np.cumsum(np.sort(values))]) for values in scores]
+    touched = [[x for x in costs.layers if number in x.groups()] for number in range(len(stairs))]
+    gone = [0] * len(stairs)
+    full = cost = costs.at(gone)
+    while cost > (1 - ratio) * full:
+        best: tuple[float, float, list[int]] | None = None
+        for number, group in enumerate(stairs):
+            lower = group.down(gone[number])
+            if lower is None:
+                continue
+            after = [*gone[:number], lower, *gone[number + 1 :]]
+            saved = sum(layer.at(gone) - layer.at(after) for layer in touched[number])
+            lost = sums[number][lower] - sums[number][gone[number]]
+            if saved > 0 and (best is None or lost / saved < best[0]):
+                best = lost / saved, saved, after
+        if best is None:
+            most = 1 - cost / full
+            raise PassError(f"at most {100 * most:.0f} % can be pruned away here; ask for less")
+        cost, gone = cost - best[1], best[2]
+    return gone
