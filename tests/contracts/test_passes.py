@@ -69,6 +69,23 @@ class TestDistill(PassContract):
         return Material(calibrate=items, train=items, search=items)
 
 
+class TestPrune(PassContract):
+    step = Step(name="prune", parameters={"ratio": 0.1, "align": 1})
+    runtime = "onnxruntime"
+
+
+class TestDropBlocks(PassContract):
+    step = Step(name="drop_blocks", parameters={"count": 1})
+    runtime = "onnxruntime"
+    make = staticmethod(models.residual_classifier)
+
+
+class TestLowRank(PassContract):
+    step = Step(name="low_rank", parameters={"energy": 0.95, "align": 1})
+    runtime = "onnxruntime"
+    make = staticmethod(models.mlp_classifier)
+
+
 @pytest.mark.parametrize("name", list(PASSES))
 def test_every_pass_has_a_suite(name: str) -> None:
     assert name in {suite.step.name for suite in PassContract.__subclasses__()}

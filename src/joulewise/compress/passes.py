@@ -78,6 +78,24 @@ PASSES: Registry[type[Pass]] = Registry(
             requires=("onnx", "onnxruntime", "torch"),
             extra="torch",
         ),
+        "prune": Entry(
+            target="joulewise.compress.prune:Prune",
+            summary="whole channels and attention heads out; dense and smaller (Torch-Pruning)",
+            requires=("onnx", "onnxruntime", "torch", "torch_pruning"),
+            extra="torch",
+        ),
+        "drop_blocks": Entry(
+            target="joulewise.compress.drop_blocks:DropBlocks",
+            summary="whole residual blocks out: layers of a transformer, blocks of a ResNet",
+            requires=("onnx", "onnxruntime", "torch"),
+            extra="torch",
+        ),
+        "low_rank": Entry(
+            target="joulewise.compress.low_rank:LowRank",
+            summary="matrix products split into two thin ones where that is less work",
+            requires=("onnx", "onnxruntime", "torch"),
+            extra="torch",
+        ),
     },
     group="joulewise.passes",
 )
