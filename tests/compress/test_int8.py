@@ -10,6 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from joulewise.compress.material import Material
+from joulewise.compress.passes import PASSES
 from joulewise.compress.process import apply_step
 from joulewise.compress.static_int8 import CALIBRATION_BATCH_ITEMS, COMPUTE_OPERATORS, batch_size
 from joulewise.core.errors import InputError, MissingExtraError, PassError, UsageError
@@ -168,6 +169,18 @@ def test_dynamic_refuses_a_network_of_convolutions(conv: Path, items: Store) -> 
     model = models.save_model(conv.parent / "only.onnx", nodes, weights, *ends)
     with pytest.raises(PassError, match="no matrix product"):
         apply_step(Step(name="dynamic_int8"), model, Material(calibrate=items), conv.parent / "out")
+
+
+@pytest.mark.parametrize("again", ["static_int8", "dynamic_int8", "smooth"])
+@pytest.mark.parametrize("first", ["static_int8", "dynamic_int8"])
+def test_a_quantized_model_is_refused(tmp_path: Path, first: str, again: str) -> None:
+    model = models.mlp_classifier(tmp_path / "m.onnx")
+    given = Material(calibrate=models.labelled_store(tmp_path / "items", model, 40))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (made,) = PASSES.load(first)().apply(model, given, tmp_path / "one")
+    with pytest.raises(PassError, match="is quantized already"):
+        PASSES.load(again)().apply(tmp_path / "one" / made, given, tmp_path / "two")
 
 
 def test_unknown_parameter_is_an_error_of_the_pass(conv: Path, items: Store) -> None:

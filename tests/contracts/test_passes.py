@@ -34,6 +34,12 @@ class TestDynamicInt8(PassContract):
     make = staticmethod(models.mlp_classifier)
 
 
+class TestSmooth(PassContract):
+    step = Step(name="smooth")
+    runtime = "onnxruntime"
+    make = staticmethod(models.mlp_classifier)
+
+
 class TestNncfInt8(PassContract):
     step = Step(name="nncf_int8")
     runtime = "openvino"

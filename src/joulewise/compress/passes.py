@@ -48,6 +48,12 @@ PASSES: Registry[type[Pass]] = Registry(
             requires=("onnx", "onnxruntime"),
             extra="onnx",
         ),
+        "smooth": Entry(
+            target="joulewise.compress.smooth:Smooth",
+            summary="outliers of activations moved into weights, before int8; the same function",
+            requires=("onnx", "onnxruntime"),
+            extra="onnx",
+        ),
         "nncf_int8": Entry(
             target="joulewise.compress.nncf_int8:NncfInt8",
             summary="int8 post-training quantization for OpenVINO (NNCF)",

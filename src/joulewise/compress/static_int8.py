@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ COMPUTE_OPERATORS = ("Conv", "MatMul", "Gemm")
 
 ISLAND_ITEMS = 64
 """Calibration items on which nodes are tried alone."""
+
+QUANTIZED = re.compile("Quantize|Integer|QLinear|NBits")
+"""What names of operators hold that are there only once a model is quantized."""
 
 PER_CHANNEL_OPSET = 13
 """First ONNX opset whose DequantizeLinear has an axis, that is, a scale per channel."""
@@ -146,9 +150,7 @@ class _Quantizer:
             return self._model
         try:
             return self._apply(only, left, adjust_weights=True)
-        except (
-            ValueError
-        ):  # adjusting weight scales to biases fails on some graphs (onnxruntime 1.32)
+        except ValueError:  # adjusting weights to biases fails on some graphs (onnxruntime 1.32)
             return self._apply(only, left, adjust_weights=False)
 
     def _apply(
@@ -185,14 +187,28 @@ def prepare(source: Path, target: Path) -> None:
 
     ONNX Runtime's own pre-processing goes wrong on models whose weights lie in other files, so
     they are taken into the file first.
+
+    Raises:
+        PassError: the model is quantized already.
     """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    whole = target.with_suffix(".whole.onnx")
-    onnx.save(_raised(onnx.load(source)), whole)
+    model, whole = onnx.load(source), target.with_suffix(".whole.onnx")
+    found = sorted(kind for kind in _kinds(model.graph) if QUANTIZED.search(kind))
+    if found:
+        raise PassError(
+            f"the model is quantized already ({found[0]}); give the one in float, or quantize last"
+        )
+    onnx.save(_raised(model), whole)
     quant_pre_process(str(whole), str(target), skip_symbolic_shape=True)
     whole.unlink()
+
+
+def _kinds(graph: onnx.GraphProto) -> set[str]:
+    """Return the operator types of a graph and of those within its nodes."""
+    inner = [x.g for node in graph.node for x in node.attribute if x.HasField("g")]
+    return {node.op_type for node in graph.node}.union(*map(_kinds, inner))
 
 
 def _raised(model: Any) -> Any:  # noqa: ANN401
