@@ -1,22 +1,32 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES
 from joulewise.compress.process import apply_step
-from joulewise.compress.static_int8 import CALIBRATION_BATCH_ITEMS, COMPUTE_OPERATORS, batch_size
+from joulewise.compress.ranges import observe
+from joulewise.compress.static_int8 import (
+    CALIBRATION_BATCH_ITEMS,
+    COMPUTE_OPERATORS,
+    StaticInt8,
+    batch_size,
+    prepare,
+)
 from joulewise.core.errors import InputError, MissingExtraError, PassError, UsageError
 from joulewise.core.recipe import Step
 from joulewise.testing import models
-from joulewise.workload.store import Store
+from joulewise.workload.store import Store, write_store
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -145,6 +155,95 @@ def fed_by_integers(graph: Graph) -> set[str]:
         if node.op_type == "DequantizeLinear" and node.input[0] not in graph.constants
         for reader in graph.consumers(node.output[0])
     }
+
+
+def masked_attention(path: Path) -> Path:
+    """Write softmax(x Q (x K)' + mask) (x V), then a Gemm; the mask is the lowest float32."""
+    random = np.random.default_rng(5)
+    nodes = [
+        *(helper.make_node("MatMul", ["x", name], [f"x{name}"]) for name in "qkv"),
+        helper.make_node("Transpose", ["xk"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["xq", "turned"], ["raw"], name="scores"),
+        helper.make_node("Add", ["raw", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["shares"], axis=-1),
+        helper.make_node("MatMul", ["shares", "xv"], ["y"], name="mix"),
+    ]
+    weights = {name: random.normal(size=(8, 8)) / 8**0.5 for name in "qkv"}
+    weights["mask"] = np.where(np.arange(6) < 4, 0.0, np.finfo(np.float32).min)
+    return models.save_model(path, nodes, weights, {"x": ["n", 6, 8]}, {"y": ["n", 6, 8]})
+
+
+def attention_items(folder: Path) -> Store:
+    x = 3 * np.random.default_rng(6).normal(size=(64, 6, 8)).astype(np.float32)
+    return write_store(folder, {"x": x}, {"x": "float32"}, None, np.arange(64))
+
+
+def made_directly(model: Path, items: Store, **parameters: Any) -> Path:
+    folder = model.parent / f"out{len(list(model.parent.iterdir()))}"
+    folder.mkdir()
+    (name,) = StaticInt8(**parameters).apply(model, Material(calibrate=items), folder)
+    return folder / name
+
+
+def relative_error(made: Path, model: Path, items: Store) -> float:
+    ours, wanted = (
+        onnxruntime.InferenceSession(path).run(None, items.batch(0, 64))[0]
+        for path in (made, model)
+    )
+    return float(np.linalg.norm(ours - wanted) / np.linalg.norm(wanted))
+
+
+def test_a_mask_does_not_destroy_the_scores_before_it(tmp_path: Path) -> None:
+    """ONNX Runtime's own calibration takes it for a number; its result is the counterexample."""
+    model, items = masked_attention(tmp_path / "m.onnx"), attention_items(tmp_path / "items")
+    prepare(model, tmp_path / "prepared.onnx")
+    reader = Reader(items.batches(16))
+    theirs = tmp_path / "theirs.onnx"
+    quantize_static(tmp_path / "prepared.onnx", theirs, reader, per_channel=True)
+    assert relative_error(theirs, model, items) > 0.5
+    made = made_directly(model, items)
+    assert relative_error(made, model, items) < 0.1
+    assert "Softmax" not in fed_by_integers(Graph(made))
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Gives batches to ONNX Runtime's quantizer."""
+
+    def __init__(self, batches: Iterator[Mapping[str, Any]]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> Mapping[str, Any] | None:
+        return next(self._batches, None)
+
+
+def test_transformer_quantizes_what_goes_into_products_of_weights(tmp_path: Path) -> None:
+    model, items = masked_attention(tmp_path / "m.onnx"), attention_items(tmp_path / "items")
+    graph = Graph(made_directly(model, items, operators="transformer"))
+    quantized = {x.input[0] for x in graph.nodes if x.op_type == "QuantizeLinear"}
+    assert quantized == {"x"}
+    assert set(graph.weights()) == set("qkv")
+    products = {node.name: node for node in graph.nodes if node.op_type == "MatMul"}
+    for name in ("scores", "mix"):
+        makers = {graph.producer[x].op_type for x in products[name].input}
+        assert "DequantizeLinear" not in makers
+
+
+@pytest.mark.parametrize("observer", ["minmax", "mse", "p99"])
+def test_steps_follow_the_range_that_was_asked_for(
+    tmp_path: Path, conv: Path, items: Store, observer: str
+) -> None:
+    """A step is a 255th of the range; of the input, which no other range is merged with."""
+    graph = Graph(made_directly(conv, items, operators="compute", range=observer))
+    prepare(conv, tmp_path / "prepared.onnx")
+    low, high = observe(tmp_path / "prepared.onnx", ["x"], items, observer, None)["x"]
+    (node,) = (x for x in graph.nodes if x.op_type == "QuantizeLinear" and x.input[0] == "x")
+    assert graph.constants[node.input[1]] == pytest.approx((high - low) / 255, rel=1e-5)
+
+
+@pytest.mark.parametrize("parameters", [{"operators": "some"}, {"range": "p20"}, {"operators": ""}])
+def test_parameters_are_checked(parameters: dict[str, Any]) -> None:
+    with pytest.raises(PassError, match="choose"):
+        StaticInt8(**parameters)
 
 
 @pytest.mark.parametrize("reduce_range", [False, True])

@@ -44,8 +44,8 @@ ENDS = 128
 TINY = 1e-30
 
 MARK = 1e30
-"""Numbers of this size or more stand for minus infinity (a masked place before a softmax, say).
-Ranges leave them out: rounded to 8 bits, they end up at the end of the range all the same."""
+"""Numbers of this size or more stand for minus infinity (a masked place before a softmax, say): no
+range of 8 bits holds them and others."""
 
 CALIBRATION_BATCH_ITEMS = 16
 BATCH_BYTES = 1 << 28
@@ -84,7 +84,7 @@ def check_observer(name: str) -> None:
 def observe(
     model: Path, names: Sequence[str], calibration: Store, observer: str, batch_items: int | None
 ) -> dict[str, Range]:
-    """Return the range of each tensor.
+    """Return the range of each tensor that has one: not of those with marks, or with no numbers.
 
     Args:
         model: an ONNX file.
@@ -102,14 +102,15 @@ def observe(
     ranges = dict.fromkeys(names, (0.0, 0.0))
     for batch in batches:
         for name, values in batch.items():
-            numbers, (low, high) = _numbers(values), ranges[name]
-            ranges[name] = (min(low, float(numbers.min())), max(high, float(numbers.max())))
+            low, high = ranges[name]
+            ranges[name] = float(values.min(initial=low)), float(values.max(initial=high))
+    ranges = {name: x for name, x in ranges.items() if x[0] > -MARK and x[1] < MARK}
     if observer == "minmax":
         return ranges
-    counts = {name: np.zeros(BINS, np.int64) for name in names}
+    counts = {name: np.zeros(BINS, np.int64) for name in ranges}
     for batch in batches:
-        for name, values in batch.items():
-            counts[name] += _counted(_numbers(values), *ranges[name])
+        for name in ranges:
+            counts[name] += _counted(batch[name], *ranges[name])
     histograms = {
         name: Histogram(low=low, high=high, counts=counts[name])
         for name, (low, high) in ranges.items()
@@ -223,14 +224,6 @@ class _Activations:
             values.nbytes for values in self._run(self._calibration.batch(0, 1)).values()
         )
         return min(CALIBRATION_BATCH_ITEMS, max(1, BATCH_BYTES // max(1, one_bytes)))
-
-
-def _numbers(values: Array) -> Array:
-    """Return what counts for a range: no marks, nothing that is no number, and at least a 0."""
-    if values.size and values.min() > -MARK and values.max() < MARK:
-        return values
-    kept = values[np.abs(values) < MARK]
-    return kept if kept.size else np.zeros(1, values.dtype)
 
 
 def _counted(values: Array, low: float, high: float) -> npt.NDArray[np.int64]:

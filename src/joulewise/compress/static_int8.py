@@ -6,7 +6,7 @@ and saturate, so `reduce_range` gives weights 7 bits there.
 
 The quantizer is given ranges that are found here (`joulewise.compress.ranges`). Its own calibration
 takes the mask of an attention (the lowest float32) for a number, and so rounds what comes before
-the softmax to nothing.
+the softmax to nothing; here nodes that such a number goes through stay in float.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from joulewise.compress.float_islands import Comparison, float_islands
 from joulewise.compress.material import Material
-from joulewise.compress.ranges import CALIBRATION_BATCH_ITEMS, Range, check_observer, observe
+from joulewise.compress.ranges import CALIBRATION_BATCH_ITEMS, MARK, Range, check_observer, observe
 from joulewise.core.errors import PassError
 from joulewise.workload.store import Store
 
@@ -92,9 +92,12 @@ class StaticInt8:
         prepare(source, prepared)
         quantizer = _Quantizer(self, prepared, material.calibrate)
         try:
-            model = quantizer.quantized((), self._islands(quantizer, prepared, material.calibrate))
+            left = self._islands(quantizer, prepared, material.calibrate)
         finally:
             prepared.unlink()
+        if left and set(quantizer.nodes) <= set(left):
+            raise PassError("all would be left in float; give fewer islands or a larger tolerance")
+        model = quantizer.quantized((), left)
         if "QuantizeLinear" not in {node.op_type for node in model.graph.node}:
             raise PassError("the model has no operator that this pass can quantize")
         onnx.save(model, target)
@@ -120,6 +123,7 @@ class _Quantizer:
     """
 
     def __init__(self, step: StaticInt8, prepared: Path, calibration: Store) -> None:
+        from onnx import numpy_helper
         from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
         self._step = step
@@ -127,17 +131,17 @@ class _Quantizer:
         self._kinds = COMPUTE_OPERATORS if step.operators != "all" else _all_operators()
         _name_nodes(self._model.graph)
         graph = self._model.graph
-        weights = {tensor.name for tensor in graph.initializer}
-        chosen = [node for node in graph.node if node.op_type in self._kinds]
+        weights = {x.name: numpy_helper.to_array(x) for x in graph.initializer}
+        nodes = [node for node in graph.node if node.op_type in self._kinds]
         if step.operators == "transformer":
-            chosen = [node for node in chosen if weights.intersection(node.input)]
-        self.nodes = tuple(node.name for node in chosen)
+            nodes = [node for node in nodes if any(name in weights for name in node.input)]
+        floats = _float_tensors(graph)
+        used = {x: None for node in nodes for x in _tensors(node) if x in floats - set(weights)}
+        self._ranges = observe(prepared, tuple(used), calibration, step.range, fixed_batch(graph))
+        marked = {name for name, value in weights.items() if _has_marks(value)}
+        marked |= used.keys() - self._ranges.keys()
+        self.nodes = tuple(node.name for node in nodes if marked.isdisjoint(_tensors(node)))
         self._left_out = {node.name for node in graph.node} - set(self.nodes)
-        names = _float_tensors(graph) - weights
-        used = [x for node in chosen for x in (*node.input, *node.output) if x in names]
-        self._ranges = observe(
-            prepared, tuple(dict.fromkeys(used)), calibration, step.range, fixed_batch(graph)
-        )
 
     def quantized(self, only: Sequence[str], left: Sequence[str]) -> onnx.ModelProto:
         """Return the model quantized.
@@ -261,6 +265,14 @@ def _float_tensors(graph: onnx.GraphProto) -> set[str]:
 
     values = (*graph.input, *graph.value_info, *graph.output)
     return {x.name for x in values if x.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def _tensors(node: onnx.NodeProto) -> tuple[str, ...]:
+    return (*node.input, *node.output)
+
+
+def _has_marks(value: np.ndarray[Any, Any]) -> bool:
+    return value.dtype == np.float32 and not bool(np.all(np.abs(value) < MARK))
 
 
 def _as_tensors_data(ranges: dict[str, Range]) -> Any:  # noqa: ANN401
