@@ -56,6 +56,13 @@ ROUNDING_RATIO = 1e-5
 
 PROOF_SEED = 0
 
+MULTIPLYING = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+
+RULES_FAIL = (
+    AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What Torch-Pruning's rules of thumb run into on graphs that they were not made for."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
@@ -104,25 +111,31 @@ def channel_groups(network: Network, inputs: Inputs) -> tuple[Group, ...]:
         inputs: a few items, one tensor per input.
 
     Raises:
-        PassError: Torch-Pruning cannot follow the network.
+        PassError: Torch-Pruning cannot follow the network at all.
     """
     import torch_pruning
 
     try:
         graph = torch_pruning.DependencyGraph().build_dependency(network, inputs, verbose=False)
-        found = [_group(network, graph, each) for each in list(graph.get_all_groups())]
-    except (
-        AttributeError,
-        AssertionError,
-        IndexError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # fmt: skip  - whatever its rules of thumb run into
+    except RULES_FAIL as error:
         raise PassError("Torch-Pruning cannot follow this graph; leave pruning out") from error
-    groups = [group for group in found if group is not None]
-    return tuple(sorted(groups, key=lambda group: _first(network, group)))
+    guard = _guard(network)
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            dependency.index_mapping.append(guard)
+    groups, seen = [], set[nn.Module]()
+    for layer in network.layers.values():
+        if layer in seen or layer not in graph.module2node or not isinstance(layer, MULTIPLYING):
+            continue
+        pruner = _pruner(layer)
+        everything = list(range(pruner.get_out_channels(layer)))
+        with contextlib.suppress(*RULES_FAIL):
+            found = graph.get_pruning_group(layer, pruner.prune_out_channels, everything)
+            writers = (x.dep for x in found if graph.is_out_channel_pruning_fn(x.dep.handler))
+            seen.update(each.target.module for each in writers)
+            groups.append(_group(network, graph, found))
+    known = (group for group in groups if group is not None)
+    return tuple(sorted(known, key=lambda group: _first(network, group)))
 
 
 def prunable(network: Network, inputs: Inputs) -> tuple[Group, ...]:
@@ -168,14 +181,14 @@ def cut_checked(network: Network, gone: Mapping[Group, Places], inputs: Inputs) 
 def _cut_checked(
     network: Network, gone: Mapping[Group, Places], inputs: Inputs, whole: Inputs
 ) -> Network:
-    smaller = _twin(network)
-    for group, units in gone.items():
-        cut(smaller, group, units)
     with gates(network, gone) as opening:
         for group, units in gone.items():
             opening[group][torch.from_numpy(units)] = 0.0
         expected = _run(network, inputs)
+    smaller = _twin(network)
     try:
+        for group, units in gone.items():
+            cut(smaller, group, units)
         found = _run(smaller, inputs)
     except (RuntimeError, IndexError, ValueError) as error:
         raise PassError("the graph does not run without these channels") from error
@@ -280,16 +293,36 @@ def multiplications(network: Network, inputs: Inputs) -> dict[str, float]:
 
         return count
 
-    weighted = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
     handles = [
         layer.register_forward_hook(counting(key))
         for key, layer in network.layers.items()
-        if isinstance(layer, weighted)
+        if isinstance(layer, MULTIPLYING)
     ]
     _run(network, inputs)
     for handle in handles:
         handle.remove()
     return dict(counts)
+
+
+def _guard(network: Network) -> Callable[[Any], Any]:
+    """Return a map of channels to themselves that raises ValueError once they are too many.
+
+    Torch-Pruning follows some graphs in circles (a channel shuffle before a flatten, say), with
+    more channels in each round.
+    """
+    most = sum(
+        size
+        for layer in network.layers.values()
+        for weights in layer.parameters()
+        for size in weights.shape
+    )
+
+    def guarded(channels: Any) -> Any:  # noqa: ANN401
+        if len(channels) > most or any(channel.idx >= most for channel in channels):
+            raise ValueError("Torch-Pruning runs in circles")
+        return channels
+
+    return guarded
 
 
 def _group(network: Network, graph: Any, found: Any) -> Group | None:  # noqa: ANN401
