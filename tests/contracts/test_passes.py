@@ -10,7 +10,7 @@ import pytest
 
 from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES
-from joulewise.compress.process import NO_TELEMETRY
+from joulewise.compress.process import ENVIRONMENT
 from joulewise.core.recipe import Step
 from joulewise.testing import models
 from joulewise.testing.pass_contract import PassContract
@@ -102,7 +102,7 @@ def test_nncf_itself_says_that_its_telemetry_is_a_stub() -> None:
     own = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
     done = subprocess.run(
         [sys.executable, "-c", STUBBED],
-        env={**own, **NO_TELEMETRY},
+        env={**own, **ENVIRONMENT},
         capture_output=True,
         text=True,
         check=False,

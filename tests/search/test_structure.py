@@ -8,12 +8,22 @@ from dataclasses import replace
 import pytest
 
 from joulewise.core.claim import Difference, Trial
+from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings, Step
-from joulewise.search.structure import WIDTHS, cascade_recipes, post_training, try_structures
+from joulewise.core.settings import Settings
+from joulewise.search.structure import (
+    WIDTHS,
+    cascade_recipes,
+    post_training,
+    taught_steps,
+    try_structures,
+)
 from tests.trials import failed, int8, measured, rejected
 
 ORT = RunSettings(runtime="onnxruntime", threads=1)
 OPENVINO = RunSettings(runtime="openvino", threads=1)
+AVX512 = replace(read_host(), instruction_sets=("avx2", "avx512"))
+TAUGHT_STEPS = taught_steps(Settings(epochs=3, augment="flip"), AVX512)
 BEST = {"onnxruntime": ORT, "openvino": OPENVINO}
 
 
@@ -36,26 +46,32 @@ def model_that_keeps_quality_to(limit: float) -> Callable[[Recipe], Trial]:
 
 @pytest.mark.parametrize("limit", [0.0, *WIDTHS])
 def test_halving_finds_the_narrowest_that_does_the_job(limit: float) -> None:
-    trials = try_structures(model_that_keeps_quality_to(limit), [((), ORT)], epochs=2)
+    trials = try_structures(model_that_keeps_quality_to(limit), [((), ORT)], TAUGHT_STEPS)
     kept = [cut(trial) for trial in trials if trial.state == "measured"]
     assert max(kept, default=0.0) == limit
-    assert len(trials) <= 3  # of five widths
+    assert len(trials) <= 3  # of seven widths
     assert len(set(map(cut, trials))) == len(trials)
 
 
 def test_all_ways_share_what_was_taught() -> None:
     int8_step = Step(name="static_int8")
     ways = [((int8_step,), ORT), ((), OPENVINO)]
-    trials = try_structures(model_that_keeps_quality_to(1.0), ways, epochs=3)
+    trials = try_structures(model_that_keeps_quality_to(1.0), ways, TAUGHT_STEPS)
     first, second = trials[:2]
     assert [step.name for step in first.recipe.steps] == ["prune", "distill", "static_int8"]
     assert first.recipe.steps[:2] == second.recipe.steps
-    assert first.recipe.steps[1].parameters == {"epochs": 3}
+    assert first.recipe.steps[0].parameters["align"] == 16
+    assert first.recipe.steps[1].parameters == {"epochs": 3, "augment": "flip"}
     assert (first.recipe.run, second.recipe.run) == (ORT, OPENVINO)
 
 
+def test_widths_are_what_the_registers_hold() -> None:
+    narrow = replace(AVX512, instruction_sets=("avx2",))
+    assert taught_steps(Settings(), narrow)[0].parameters == {"align": 8}
+
+
 def test_a_model_that_cannot_be_changed_ends_it() -> None:
-    trials = try_structures(failed, [((), ORT), ((), OPENVINO)], epochs=1)
+    trials = try_structures(failed, [((), ORT), ((), OPENVINO)], TAUGHT_STEPS)
     assert len(trials) == 2
 
 
@@ -64,7 +80,7 @@ def test_too_many_joules_is_no_loss_of_quality() -> None:
         reason = "needs 1.30 x the joules of the strongest lossless way"
         return replace(rejected(recipe, 1.3), reason=reason)
 
-    assert max(map(cut, try_structures(dear, [((), ORT)], epochs=1))) == max(WIDTHS)
+    assert max(map(cut, try_structures(dear, [((), ORT)], TAUGHT_STEPS))) == max(WIDTHS)
 
 
 def test_what_was_best_for_the_original_follows_and_plain_float_too() -> None:

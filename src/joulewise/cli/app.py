@@ -39,6 +39,13 @@ Weights = Annotated[
 Epochs = Annotated[
     int, typer.Option("--epochs", help="With --train: how often each smaller model sees the items.")
 ]
+Augment = Annotated[
+    str,
+    typer.Option(
+        "--augment",
+        help="With --train: change items at random: flip, shift, flip_shift (images), mixup.",
+    ),
+]
 Train = Annotated[
     str | None,
     typer.Option("--train", help="Items to learn from, never to judge with; forms as --data."),
@@ -112,6 +119,7 @@ def optimize(
     train: Train = None,
     weights: Weights = None,
     epochs: Epochs = 5,
+    augment: Augment = "none",
     batch: Batch = 1,
     margin: Margin = 0.5,
     confidence: Confidence = 95.0,
@@ -150,6 +158,7 @@ def optimize(
         seed=seed,
         lossless_only=lossless,
         epochs=epochs,
+        augment=augment,
     )
     run_optimize(
         model, data, output, usage, settings, train=train, weights=weights, supply=supply,

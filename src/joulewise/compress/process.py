@@ -15,9 +15,16 @@ from joulewise.core.records import Artifact, describe_artifact
 
 __all__ = ["Tell", "apply_step"]
 
-NO_TELEMETRY = {"NNCF_CI": "1", "CI": "true", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {
+    "NNCF_CI": "1",
+    "CI": "true",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 """NNCF_CI replaces NNCF's telemetry by a stub (nncf/telemetry/wrapper.py); CI keeps
-openvino_telemetry from sending (``disable_in_ci``)."""
+openvino_telemetry from sending (``disable_in_ci``). OMP_WAIT_POLICY makes threads sleep while they
+wait for each other (OpenMP 5.2, section 21.7): where others use the CPU too, threads that spin
+instead make training many times slower."""
 
 TIMEOUT_S = 1800.0
 """Longest silence of a pass, s: of one that trains, between two of its reports."""
@@ -50,7 +57,7 @@ def apply_step(
     folder.mkdir(parents=True)
     checkpoint = folder.with_name(f"{folder.name}.progress")
     stores = {"calibrate": material.calibrate, "train": material.train, "search": material.search}
-    with Child("joulewise.compress.worker", NO_TELEMETRY) as child:
+    with Child("joulewise.compress.worker", ENVIRONMENT) as child:
         try:
             files = child.ask(
                 "apply",

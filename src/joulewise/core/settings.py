@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from joulewise.core.errors import UsageError
 
-__all__ = ["Settings", "Usage"]
+__all__ = ["AUGMENTATIONS", "Settings", "Usage"]
+
+AUGMENTATIONS = ("none", "flip", "shift", "flip_shift", "mixup")
+"""Ways to change items at random while a model trains (`joulewise.learn.augment`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,8 @@ class Settings:
         seed: of splits and interleaving.
         lossless_only: only change how the model is run.
         epochs: how often items to learn from are seen by each smaller model.
+        augment: how they are changed at random meanwhile: "none", or "flip", "shift", "flip_shift"
+            for images, or "mixup" for floats. Flip only where left and right do not matter.
 
     Raises:
         UsageError: a value cannot be meant.
@@ -33,6 +38,7 @@ class Settings:
     seed: int = 0
     lossless_only: bool = False
     epochs: int = 5
+    augment: str = "none"
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 1:
@@ -44,6 +50,10 @@ class Settings:
             )
         if self.epochs < 1:
             raise UsageError(f"{self.epochs} epochs teach nothing; use 1 or more")
+        if self.augment not in AUGMENTATIONS:
+            raise UsageError(
+                f"there is no augmentation {self.augment!r}; choose {', '.join(AUGMENTATIONS)}"
+            )
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} is negative; use 0 or more")
 

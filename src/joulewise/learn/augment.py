@@ -25,7 +25,7 @@ def check_augmentation(kind: str, inputs: Sequence[Tensor]) -> None:
     """Raise PassError where an augmentation does not fit a model's inputs.
 
     Args:
-        kind: one of `joulewise.learn.plan.AUGMENTATIONS`.
+        kind: one of `joulewise.core.settings.AUGMENTATIONS`.
         inputs: a batch of the model's inputs, each [n, ...].
     """
     if kind == "mixup" and not all(x.is_floating_point() for x in inputs):

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from joulewise.core.settings import AUGMENTATIONS
 from joulewise.workload.store import Store
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "AUGMENTATIONS",
     "Lessons",
     "Measure",
     "Pair",
@@ -27,9 +27,6 @@ Measure = Literal["top1", "agreement", "negative error"]
 to the teacher's outputs; more is better."""
 
 Precision = Literal["f32", "bf16"]
-
-AUGMENTATIONS = ("none", "flip", "shift", "flip_shift", "mixup")
-"""Ways to change items at random while a model trains (`joulewise.learn.augment`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,12 @@ from joulewise.search.bench import Bench
 from joulewise.search.choose import best_lossless, best_runs
 from joulewise.search.session import Session
 from joulewise.search.space import changed_recipes, lossless_recipes
-from joulewise.search.structure import cascade_recipes, post_training, try_structures
+from joulewise.search.structure import (
+    cascade_recipes,
+    post_training,
+    taught_steps,
+    try_structures,
+)
 from joulewise.search.study import Study
 
 __all__ = ["Announce", "search"]
@@ -77,7 +82,9 @@ def _smaller(
         made.extend(attempt.all([recipe], (*trials, *made), best_ratio))
         return made[-1]
 
-    try_structures(one, post_training(trials, best), attempt.bench.session.settings.epochs)
+    session = attempt.bench.session
+    taught = taught_steps(session.settings, session.host)
+    try_structures(one, post_training(trials, best), taught)
     for recipe in cascade_recipes(made):
         one(recipe)
     return tuple(made)

@@ -9,17 +9,34 @@ models get the original as a second stage for what they are unsure of.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from joulewise.core.claim import Trial
+from joulewise.core.host import Host
 from joulewise.core.recipe import Recipe, RunSettings, Step
+from joulewise.core.settings import Settings
 
-__all__ = ["TAUGHT", "WIDTHS", "Try", "cascade_recipes", "post_training", "try_structures"]
+__all__ = [
+    "TAUGHT",
+    "WIDTHS",
+    "Try",
+    "cascade_recipes",
+    "post_training",
+    "taught_steps",
+    "try_structures",
+]
 
 TAUGHT = ("prune", "distill")
 """The passes that every smaller model needs."""
 
-WIDTHS = (0.3, 0.5, 0.7, 0.8, 0.9)
+WIDTHS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.87, 0.93)
 """Shares of the cost that are cut away, from which the halving starts in the middle."""
+
+LANES = {"avx512": 16}
+"""Instruction set -> floats in a register; OTHER_LANES elsewhere. ONNX Runtime's convolutions are
+fast where the number of channels is a multiple of it (MLAS_PLATFORM::NchwcBlockSize)."""
+
+OTHER_LANES = 8
 
 CASCADES = 2
 """How many of the cheapest models get a second stage."""
@@ -57,30 +74,44 @@ def post_training(
     return tuple(found)
 
 
+def taught_steps(settings: Settings, host: Host) -> tuple[Step, Step]:
+    """Return the steps that make a model narrower and teach it again, but for how narrow.
+
+    Args:
+        settings: what the user declared.
+        host: the machine that the model is for.
+    """
+    lanes = [count for kind, count in LANES.items() if kind in host.instruction_sets]
+    lesson: dict[str, str | int] = {"epochs": settings.epochs, "augment": settings.augment}
+    return (
+        Step(name="prune", parameters={"align": max(lanes, default=OTHER_LANES)}),
+        Step(name="distill", parameters=lesson),
+    )
+
+
 def try_structures(
     attempt: Try,
     ways: Sequence[tuple[tuple[Step, ...], RunSettings]],
-    epochs: int,
+    taught: tuple[Step, Step],
 ) -> tuple[Trial, ...]:
     """Try narrower and narrower models as long as they keep the quality.
 
     Args:
         attempt: tries a recipe.
         ways: steps and settings that follow the training.
-        epochs: how often the items to learn from are seen by each.
+        taught: see `taught_steps`.
 
     Returns:
         The trials in their order; it ends early where the model cannot be changed at all.
     """
+    prune, distill = taught
     trials: list[Trial] = []
     low, high = 0, len(WIDTHS)
     while low < high:
         middle = (low + high) // 2
-        taught = (
-            Step(name="prune", parameters={"ratio": WIDTHS[middle]}),
-            Step(name="distill", parameters={"epochs": epochs}),
-        )
-        fresh = [attempt(Recipe(steps=(*taught, *steps), run=run)) for steps, run in ways]
+        cut = {"ratio": WIDTHS[middle], **prune.parameters}
+        first = (replace(prune, parameters=cut), distill)
+        fresh = [attempt(Recipe(steps=(*first, *steps), run=run)) for steps, run in ways]
         trials += fresh
         if all(trial.state == "failed" for trial in fresh):
             break
