@@ -78,8 +78,8 @@ class Prune:
             raise ValueError("align is a whole number from 1")
         if self.costs and self.scope == "uniform":
             raise ValueError("costs say nothing where every group loses the same share")
-        if any(not share >= 0 for share in map(float, self.costs.split())):
-            raise ValueError("costs are numbers from 0, separated by spaces")
+        if not all(0 <= share <= 1000 for share in self._shares()):
+            raise ValueError("costs are numbers from 0 to 1000, separated by spaces")
 
     def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:
         """Write ``model.onnx``; raises PassError where nothing can go."""
@@ -128,17 +128,20 @@ class Prune:
             )
         return _lowest(groups, scores, gone)
 
+    def _shares(self) -> list[float]:
+        return [float(share) for share in str(self.costs).split()]  # of one group it is a number
+
     def _costs(self, job: _Job, groups: Sequence[Group]) -> Costs:
         costs = costs_of(job.network, groups, job.inputs)
         if not self.costs:
             return costs
-        shares = [float(share) / 1000 for share in self.costs.split()]
+        shares = self._shares()
         if len(shares) != len(groups):
             raise PassError(
                 f"costs are {len(shares)} numbers, but this graph has {len(groups)} groups of "
                 "channels; measure it again"
             )
-        return measured(costs, shares)
+        return measured(costs, [share / 1000 for share in shares])
 
     def _heads(self, job: _Job) -> dict[Group, Places]:
         from joulewise.learn.attention import head_groups
