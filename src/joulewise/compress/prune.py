@@ -120,7 +120,8 @@ class Prune:
         if self.scope == "uniform":
             gone = gone_evenly(stairs, self.ratio)
         else:
-            gone = gone_for(self._costs(job, groups), stairs, scores, self.ratio)
+            costs = costs_of(job.network, groups, job.inputs)
+            gone = gone_for(costs, stairs, scores, self.ratio, self._rates(costs, len(groups)))
         if not any(gone):
             raise PassError(
                 f"no width can shrink by {self.ratio:g} in steps of {self.align} channels; "
@@ -131,15 +132,14 @@ class Prune:
     def _shares(self) -> list[float]:
         return [float(share) for share in str(self.costs).split()]  # of one group it is a number
 
-    def _costs(self, job: _Job, groups: Sequence[Group]) -> Costs:
-        costs = costs_of(job.network, groups, job.inputs)
-        if not self.costs:
-            return costs
+    def _rates(self, costs: Costs, groups: int) -> list[float] | None:
         shares = self._shares()
-        if len(shares) != len(groups):
+        if not shares:
+            return None
+        if len(shares) != groups:
             raise PassError(
-                f"costs are {len(shares)} numbers, but this graph has {len(groups)} groups of "
-                "channels; measure it again"
+                f"costs are {len(shares)} numbers, but this graph has {groups} groups of channels; "
+                "measure it again"
             )
         return measured(costs, [share / 1000 for share in shares])
 

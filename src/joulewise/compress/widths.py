@@ -2,8 +2,8 @@
 
 Cost model: a layer costs its multiplications, times the share of its inputs that is left, times the
 share of its outputs; so what a channel saves depends on how wide its neighbours still are. Where
-the joules of groups were measured, a layer costs its multiplications times the joules per
-multiplication of the groups that it belongs to.
+the joules of groups were measured, what a channel saves is its multiplications times the joules per
+multiplication of its group.
 
 Source: bilinear in the widths as in Yang, Zhu and Liu 2019, section 3.2 (arXiv:1806.04321); the
 step with the least lost for what it saves is taken first, as in Yang et al. 2018, algorithm 1
@@ -30,6 +30,10 @@ LEAST_KEPT_RATIO = 0.1
 bottlenecks because a score calls nearly all of their channels unimportant."""
 
 
+ROUNDING = 1e-9
+"""What adding up shares may miss."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
     """What a layer costs by the widths of the groups around it.
@@ -52,26 +56,24 @@ class LayerCost:
         ]
         return self.cost * left[0] * left[1]
 
-    def groups(self) -> set[int]:
-        """Return the groups that the layer belongs to."""
-        return {*self.reads, *self.writes}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a network costs by the widths of its groups, in one unit.
+    """What a network costs by the widths of its groups, in multiplications.
 
     Args:
         layers: the layers.
-        fixed: what no width changes.
     """
 
     layers: tuple[LayerCost, ...]
-    fixed: float = 0.0
 
     def at(self, gone: Sequence[int]) -> float:
         """Return the cost with so many units of each group gone."""
-        return self.fixed + sum(layer.at(gone) for layer in self.layers)
+        return sum(layer.at(gone) for layer in self.layers)
+
+    def touched(self, group: int) -> tuple[LayerCost, ...]:
+        """Return the layers that a group belongs to."""
+        return tuple(x for x in self.layers if group in x.reads or group in x.writes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,28 +95,15 @@ class Stairs:
         return self.units - kept if kept >= lowest else None
 
 
-def measured(costs: Costs, ratios: Sequence[float]) -> Costs:
-    """Return costs in parts of a model's joules, given what each group was measured to cost.
+def measured(costs: Costs, ratios: Sequence[float]) -> list[float]:
+    """Return the part of a model's joules per multiplication of each group.
 
     Args:
-        costs: multiplications.
+        costs: of the model.
         ratios: by group, the part of the model's joules that goes if it alone has no width left.
     """
-    touched = [
-        sum(layer.cost for layer in costs.layers if number in layer.groups())
-        for number in range(len(ratios))
-    ]
-    rates = [ratio / cost if cost else 0.0 for ratio, cost in zip(ratios, touched, strict=True)]
-    layers = tuple(
-        LayerCost(
-            cost=layer.cost * float(np.mean([rates[number] for number in layer.groups()])),
-            reads=layer.reads,
-            writes=layer.writes,
-        )
-        for layer in costs.layers
-        if layer.groups()
-    )
-    return Costs(layers=layers, fixed=max(0.0, 1.0 - sum(layer.cost for layer in layers)))
+    sums = (sum(layer.cost for layer in costs.touched(n)) for n in range(len(ratios)))
+    return [ratio / cost if cost else 0.0 for ratio, cost in zip(ratios, sums, strict=True)]
 
 
 def gone_evenly(stairs: Sequence[Stairs], ratio: float) -> list[int]:
@@ -132,7 +121,11 @@ def gone_evenly(stairs: Sequence[Stairs], ratio: float) -> list[int]:
 
 
 def gone_for(
-    costs: Costs, stairs: Sequence[Stairs], scores: Sequence[Scores], ratio: float
+    costs: Costs,
+    stairs: Sequence[Stairs],
+    scores: Sequence[Scores],
+    ratio: float,
+    rates: Sequence[float] | None = None,
 ) -> list[int]:
     """Return how many units of each group go so that a share of the cost is saved.
 
@@ -143,27 +136,33 @@ def gone_for(
         stairs: by group.
         scores: importance of the units of each group, comparable between groups.
         ratio: share of the cost that goes, in [0, 1).
+        rates: part of the model's joules per multiplication of each group; None counts
+            multiplications.
 
     Raises:
         PassError: not so much can be saved.
     """
     sums = [np.concatenate([[0.0], np.cumsum(np.sort(values))]) for values in scores]
-    touched = [[x for x in costs.layers if number in x.groups()] for number in range(len(stairs))]
-    gone = [0] * len(stairs)
-    full = cost = costs.at(gone)
-    while cost > (1 - ratio) * full:
+    touched = [costs.touched(number) for number in range(len(stairs))]
+    gone, saved = [0] * len(stairs), 0.0
+    if rates is None:
+        full = costs.at(gone)
+        rates = [1 / full if full else 0.0] * len(stairs)
+    while saved < ratio - ROUNDING:
         best: tuple[float, float, list[int]] | None = None
         for number, group in enumerate(stairs):
             lower = group.down(gone[number])
             if lower is None:
                 continue
             after = [*gone[:number], lower, *gone[number + 1 :]]
-            saved = sum(layer.at(gone) - layer.at(after) for layer in touched[number])
+            gain = rates[number] * sum(x.at(gone) - x.at(after) for x in touched[number])
             lost = sums[number][lower] - sums[number][gone[number]]
-            if saved > 0 and (best is None or lost / saved < best[0]):
-                best = lost / saved, saved, after
+            if gain > 0 and (best is None or lost / gain < best[0]):
+                best = lost / gain, gain, after
         if best is None:
-            most = 1 - cost / full
-            raise PassError(f"at most {100 * most:.0f} % can be pruned away here; ask for less")
-        cost, gone = cost - best[1], best[2]
+            raise PassError(
+                f"at most {100 * saved:.0f} % can be pruned away here; ask for less, or for "
+                "smaller steps (align)"
+            )
+        saved, gone = saved + best[1], best[2]
     return gone
