@@ -90,11 +90,12 @@ def written(
     return models.save_model(path, [*others, *nodes], floats, {"x": ["n", *item]}, outputs)
 
 
-def attention(path: Path, *, seed: int = 0, norm: bool = True) -> Path:
-    """Write one layer of a transformer, [n, 5, 12] -> [n, 4], with three heads of four.
+def attention(path: Path, *, seed: int = 0, norm: bool = True, layers: int = 1) -> Path:
+    """Write layers of a transformer, [n, 5, 12] -> [n, 4], with three heads of four.
 
     Queries, keys and values come from linear layers of their own. Without `norm` nothing but the
-    sums keeps the residual stream together.
+    sums keeps the residual stream together; else both kinds of sums are normalised. The names of
+    the second layer begin with "1.".
     """
     random = np.random.default_rng(seed)
     weights: dict[str, Array] = {
@@ -116,22 +117,36 @@ def attention(path: Path, *, seed: int = 0, norm: bool = True) -> Path:
         nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
-    stream = linear("embed", "x", WIDTH, WIDTH)
-    if norm:
-        weights |= {"gain": random.uniform(0.5, 1.5, WIDTH), "shift": random.normal(0, 0.3, WIDTH)}
-        stream = node("LayerNormalization", [stream, "gain", "shift"], "normal")
-    parts = {}
-    for name, order in (("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3])):
-        split = node("Reshape", [linear(name, stream, WIDTH, WIDTH), "split"], f"{name}.split")
-        parts[name] = node("Transpose", [split], f"{name}.heads", perm=order)
-    scores = node("MatMul", [parts["query"], parts["key"]], "raw")
-    shares = node("Softmax", [node("Div", [scores, "scale"], "scores")], "shares", axis=-1)
-    mixed = node("MatMul", [shares, parts["value"]], "mixed")
-    merged = node("Transpose", [mixed], "merged", perm=[0, 2, 1, 3])
-    flat = node("Reshape", [merged, "joined"], "flat")
-    stream = node("Add", [linear("out", flat, WIDTH, WIDTH), stream], "attended")
-    wide = node("Relu", [linear("wide", stream, WIDTH, 16)], "active")
-    stream = node("Add", [linear("narrow", wide, 16, WIDTH), stream], "fed")
+    def normal(name: str, value: str) -> str:
+        if not norm:
+            return value
+        weights[f"{name}.gain"] = random.uniform(0.5, 1.5, WIDTH)
+        weights[f"{name}.shift"] = random.normal(0, 0.3, WIDTH)
+        inputs = [value, f"{name}.gain", f"{name}.shift"]
+        return node("LayerNormalization", inputs, f"{name}.normal")
+
+    stream = normal("embed", linear("embed", "x", WIDTH, WIDTH))
+    for number in range(layers):
+        at, parts = "" if number == 0 else f"{number}.", {}
+        for name, order in (
+            ("query", [0, 2, 1, 3]),
+            ("key", [0, 2, 3, 1]),
+            ("value", [0, 2, 1, 3]),
+        ):
+            made = linear(f"{at}{name}", stream, WIDTH, WIDTH)
+            split = node("Reshape", [made, "split"], f"{at}{name}.split")
+            parts[name] = node("Transpose", [split], f"{at}{name}.heads", perm=order)
+        scores = node("MatMul", [parts["query"], parts["key"]], f"{at}raw")
+        scores = node("Div", [scores, "scale"], f"{at}scores")
+        shares = node("Softmax", [scores], f"{at}shares", axis=-1)
+        mixed = node("MatMul", [shares, parts["value"]], f"{at}mixed")
+        merged = node("Transpose", [mixed], f"{at}merged", perm=[0, 2, 1, 3])
+        flat = node("Reshape", [merged, "joined"], f"{at}flat")
+        answer = linear(f"{at}out", flat, WIDTH, WIDTH)
+        stream = normal(f"{at}attended", node("Add", [answer, stream], f"{at}attended"))
+        wide = node("Relu", [linear(f"{at}wide", stream, WIDTH, 16)], f"{at}active")
+        answer = linear(f"{at}narrow", wide, 16, WIDTH)
+        stream = normal(f"{at}fed", node("Add", [answer, stream], f"{at}fed"))
     linear("head", node("ReduceMean", [stream], "mean", axes=[1], keepdims=0), WIDTH, 4)
     return written(path, nodes, weights, {"head.out": ["n", 4]}, (TOKENS, WIDTH))
 

@@ -49,11 +49,12 @@ class DropBlocks:
     order: str = "importance"
 
     def __post_init__(self) -> None:
-        if (self.count > 0) == bool(str(self.keep)):
+        keep = str(self.keep)  # of one block it is a number
+        if (self.count > 0) == bool(keep):
             raise ValueError("give either count, from 1, or keep")
         if self.order not in ORDERS:
             raise ValueError(f"order is one of {', '.join(ORDERS)}")
-        if not all(number.strip().isdecimal() for number in str(self.keep).split(",") if self.keep):
+        if keep and not all(number.strip().isdecimal() for number in keep.split(",")):
             raise ValueError('keep is numbers from 0, separated by commas, as in "0,2,4"')
 
     def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ class DropBlocks:
         self, model: onnx.ModelProto, blocks: Sequence[Block], material: Material
     ) -> set[int]:
         total = len(blocks)
-        if self.keep:
+        if self.count == 0:
             kept = {int(number) for number in str(self.keep).split(",")}
             if max(kept) >= total:
                 raise PassError(

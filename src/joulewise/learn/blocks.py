@@ -163,16 +163,13 @@ class _Search:
     def _tail(self, chain: Chain) -> str:
         """Return where the last block of a chain ends: past what follows the sums before it."""
         last = chain[-1].end
+        before = self._nodes[self._places[chain[0].start]].op_type
         if len(chain) > 1:
             wanted = self._kinds(chain[-2].end, chain[-1].start)
         else:
-            wanted = [self._nodes[self._places[chain[0].start]].op_type]
-        place = self._places[last]
-        ends = [last] + [
-            node.output[0]
-            for node in self._nodes[place + 1 : place + 1 + 2 * len(wanted) + 8]
-            if self._is_made_of(node.output[0], last)
-        ]
+            wanted = [before] if before not in WEIGHTED else []
+        later = (node.output[0] for node in self._nodes[self._places[last] + 1 :])
+        ends = [last, *(name for name in later if self._is_made_of(name, last))]
         alike = (end for end in ends if self._kinds(last, end) == wanted)
         fitting = (end for end in alike if self.closed(Block(start=last, end=end)))
         return next(fitting, last)
