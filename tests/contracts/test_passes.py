@@ -66,6 +66,15 @@ class TestFoldBatchNorm(PassContract):
     make = staticmethod(models.norm_classifier)
 
 
+class TestQat(PassContract):
+    step = Step(name="qat", parameters={"epochs": 1, "rate": 1e-4})
+    runtime = "onnxruntime"
+
+    def material(self, items: Store) -> Material:
+        """The model as its own teacher."""
+        return Material(calibrate=items, train=items, search=items)
+
+
 class TestDistill(PassContract):
     step = Step(name="distill", parameters={"epochs": 1, "rate": 1e-4})
     runtime = "onnxruntime"

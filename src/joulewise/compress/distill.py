@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from joulewise.learn.network import Network
 
-__all__ = ["Distill", "paired_layers"]
+__all__ = ["Distill", "fixed_items", "paired_layers"]
 
 FEW_ITEMS = 2
 """Items on which it is checked that torch computes what ONNX Runtime does."""
@@ -84,7 +84,7 @@ class Distill:
         few = material.calibrate.batch(0, student.fixed_items or FEW_ITEMS)
         check_same(teacher, original, few)
         check_same(student, source, few)
-        fixed = _fixed_items(student, teacher, material)
+        fixed = fixed_items(student, teacher, material)
         if fixed is None or fixed >= FEWEST_ITEMS:
             model = insert(model, material.calibrate.batches(fixed or NORM_BATCH_ITEMS))
             student = Network(model)
@@ -124,7 +124,7 @@ class Distill:
         )
 
 
-def _fixed_items(student: Network, teacher: Network, material: Material) -> int | None:
+def fixed_items(student: Network, teacher: Network, material: Material) -> int | None:
     """Return how many items the networks must be given at a time, None for any number."""
     from joulewise.learn.fixed_batch import takes_more
     from joulewise.learn.items import Items

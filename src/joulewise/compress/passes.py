@@ -78,6 +78,12 @@ PASSES: Registry[type[Pass]] = Registry(
             requires=("onnx", "onnxruntime", "torch"),
             extra="torch",
         ),
+        "qat": Entry(
+            target="joulewise.compress.qat:Qat",
+            summary="static int8 of weights that were trained to be rounded (needs --train)",
+            requires=("onnx", "onnxruntime", "torch"),
+            extra="torch",
+        ),
         "distill": Entry(
             target="joulewise.compress.distill:Distill",
             summary="a changed model learns the original's job again (needs --train)",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from joulewise.workload.store import Store
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CALIBRATION_BATCH_ITEMS", "COMPUTE_OPERATORS", "StaticInt8"]
+__all__ = ["CALIBRATION_BATCH_ITEMS", "COMPUTE_OPERATORS", "Quantizer", "StaticInt8"]
 
 COMPUTE_OPERATORS = ("Conv", "MatMul", "Gemm")
 """Operators that hold nearly all multiplications of a network."""
@@ -90,20 +90,17 @@ class StaticInt8:
         logging.getLogger().setLevel(logging.ERROR)
         prepared, target = folder / "prepared.onnx", folder / "model.onnx"
         prepare(source, prepared)
-        quantizer = _Quantizer(self, prepared, material.calibrate)
+        quantizer = Quantizer(self, prepared, material.calibrate)
         try:
             left = self._islands(quantizer, prepared, material.calibrate)
         finally:
             prepared.unlink()
         if left and set(quantizer.nodes) <= set(left):
             raise PassError("all would be left in float; give fewer islands or a larger tolerance")
-        model = quantizer.quantized((), left)
-        if "QuantizeLinear" not in {node.op_type for node in model.graph.node}:
-            raise PassError("the model has no operator that this pass can quantize")
-        onnx.save(model, target)
+        onnx.save(quantizer.whole(left), target)
         return (target.name,)
 
-    def _islands(self, quantizer: _Quantizer, prepared: Path, items: Store) -> Sequence[str]:
+    def _islands(self, quantizer: Quantizer, prepared: Path, items: Store) -> Sequence[str]:
         if not self.islands:
             return ()
         batches = list(items.batches(batch_size(prepared), ISLAND_ITEMS))
@@ -113,7 +110,7 @@ class StaticInt8:
         )
 
 
-class _Quantizer:
+class Quantizer:
     """A prepared model that is quantized as often as need be, with ranges that are found once.
 
     Args:
@@ -123,7 +120,6 @@ class _Quantizer:
     """
 
     def __init__(self, step: StaticInt8, prepared: Path, calibration: Store) -> None:
-        from onnx import numpy_helper
         from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
         self._step = step
@@ -131,7 +127,7 @@ class _Quantizer:
         self._kinds = COMPUTE_OPERATORS if step.operators != "all" else _all_operators()
         _name_nodes(self._model.graph)
         graph = self._model.graph
-        weights = {x.name: numpy_helper.to_array(x) for x in graph.initializer}
+        weights = self.weights()
         nodes = [node for node in graph.node if node.op_type in self._kinds]
         if step.operators == "transformer":
             nodes = [node for node in nodes if any(name in weights for name in node.input)]
@@ -142,6 +138,27 @@ class _Quantizer:
         marked |= used.keys() - self._ranges.keys()
         self.nodes = tuple(node.name for node in nodes if marked.isdisjoint(_tensors(node)))
         self._left_out = {node.name for node in graph.node} - set(self.nodes)
+
+    def whole(self, left: Sequence[str] = ()) -> onnx.ModelProto:
+        """Return the model quantized, but for `left`; raises PassError where nothing is."""
+        model = self.quantized((), left)
+        if "QuantizeLinear" not in _kinds(model.graph):
+            raise PassError("the model has no operator that this pass can quantize")
+        return model
+
+    def weights(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the weights of the model in float by name."""
+        from onnx import numpy_helper
+
+        return {x.name: numpy_helper.to_array(x) for x in self._model.graph.initializer}
+
+    def put(self, weights: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Give the model in float new weights; the ranges of its activations stay."""
+        from onnx import numpy_helper
+
+        for tensor in self._model.graph.initializer:
+            if tensor.name in weights:
+                tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
 
     def quantized(self, only: Sequence[str], left: Sequence[str]) -> onnx.ModelProto:
         """Return the model quantized.

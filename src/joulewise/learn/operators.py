@@ -413,6 +413,17 @@ def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return folded
 
 
+def _fake_quantize(_: Attributes, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """Return what QuantizeLinear and DequantizeLinear make of a tensor, with a gradient.
+
+    Source: the straight-through estimator, Jacob et al. 2018, section 3 (arXiv:1712.05877).
+    """
+    limits = torch.iinfo(zero.dtype)
+    return torch.fake_quantize_per_tensor_affine(
+        x, scale.reshape(1), zero.reshape(1).int(), limits.min, limits.max
+    )
+
+
 OPERATORS: Mapping[str, Operator] = {
     "Abs": _unary(torch.abs),
     "Add": _binary(torch.add),
@@ -437,6 +448,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Exp": _unary(torch.exp),
     "Expand": _expand,
     "Flatten": _flatten,
+    "FakeQuantize": _fake_quantize,  # not of ONNX, see learn.fake_int8
     "Floor": _unary(torch.floor),
     "Gather": _gather,
     "GatherElements": _gather_elements,
