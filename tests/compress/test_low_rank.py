@@ -65,13 +65,13 @@ def ranks(model: Path) -> dict[str, int]:
 
 def outputs(model: Path, x: Array) -> Array:
     (found,) = models.reference_outputs(model, {"x": x.astype(np.float32)})
-    return found
+    return np.asarray(found)
 
 
 def of_rank(random: np.random.Generator, rank: int, *shape: int) -> Array:
     rows, columns = shape
-    product = random.standard_normal((rows, rank)) @ random.standard_normal((rank, columns))
-    return product / np.sqrt(rank)
+    product: Array = random.standard_normal((rows, rank)) @ random.standard_normal((rank, columns))
+    return np.asarray(product / np.sqrt(rank))
 
 
 def linear(path: Path, weights: Array, bias: Array | None = None) -> Path:

@@ -124,21 +124,15 @@ def test_channels_that_do_nothing_go_first(importance: str, labelled: bool, tmp_
     np.testing.assert_allclose(outputs(result, x), outputs(model, x), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("costs", "expected"), [("800 0", (12, 16)), ("0 800", (16, 12)), ("400 400", None)]
-)
+@pytest.mark.parametrize(("costs", "expected"), [("800 0", (12, 16)), ("0 800", (16, 12))])
 def test_measured_costs_say_where_channels_go(
-    costs: str, expected: tuple[int, int] | None, tmp_path: Path
+    costs: str, expected: tuple[int, int], tmp_path: Path
 ) -> None:
-    """A quarter of a group that costs 80 % of the joules is 20 % of them."""
+    """A quarter of either group is a fifth of the multiplications."""
     model = chain(tmp_path, 16, 16)
     made = pruned(Prune(ratio=0.2, align=4, costs=costs), model, material(tmp_path))
     found = widths(made)
-    if expected is None:
-        assert found["w0"] < 16
-        assert found["w1"] < 16
-    else:
-        assert (found["w0"], found["w1"]) == expected
+    assert (found["w0"], found["w1"]) == expected
 
 
 def test_heads_go_whole(tmp_path: Path) -> None:
@@ -179,7 +173,6 @@ def test_the_demo_network_computes_what_is_left(tmp_path: Path) -> None:
         (Prune(ratio=0.3, align=64), "at most 0 % can be pruned away here"),
         (Prune(ratio=0.3, scope="uniform", align=64), "in steps of 64 channels; ask for more"),
         (Prune(ratio=0.3, costs="500"), "costs are 1 numbers, but this graph has 2 groups"),
-        (Prune(ratio=0.3, costs="0 0"), "at most 0 % can be pruned away here"),
         (Prune(ratio=0, heads=0.5), "no attention heads of this graph can go"),
     ],
 )

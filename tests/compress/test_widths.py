@@ -139,12 +139,13 @@ def test_joules_in_proportion_to_multiplications_change_nothing(rate: float, rat
     stairs = [Stairs(units=4), Stairs(units=8)]
     scores = [np.array([4.0, 1, 2, 3]), np.arange(8) + 1.5]
     rates = measured(CHAIN, [50 * rate, 45 * rate])
-    found = gone_for(CHAIN, stairs, scores, 55 * rate * ratio, rates)
+    found = gone_for(CHAIN, stairs, scores, ratio, rates)
     assert found == gone_for(CHAIN, stairs, scores, ratio)
 
 
-def test_what_costs_no_joules_stays() -> None:
+def test_what_costs_no_joules_goes_last() -> None:
     stairs = [Stairs(units=4), Stairs(units=8)]
     scores = [np.ones(4), np.ones(8)]
-    assert gone_for(CHAIN, stairs, scores, 0.25, measured(CHAIN, [1.0, 0.0])) == [1, 0]
-    assert gone_for(CHAIN, stairs, scores, 0.25, measured(CHAIN, [0.0, 1.0])) == [0, 2]
+    assert gone_for(CHAIN, stairs, scores, 0.2, measured(CHAIN, [1.0, 0.0])) == [1, 0]
+    assert gone_for(CHAIN, stairs, scores, 0.2, measured(CHAIN, [0.0, 1.0])) == [0, 2]
+    assert gone_for(CHAIN, stairs, scores, 0.8, measured(CHAIN, [0.0, 1.0])) == [2, 7]

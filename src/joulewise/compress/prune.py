@@ -47,8 +47,8 @@ class Prune:
     """Take out the least important channels.
 
     Args:
-        ratio: "global": share of the multiplications (or of the joules, see `costs`) that goes;
-            "uniform": share of each group's channels.
+        ratio: "global": share of the multiplications that goes; "uniform": share of each group's
+            channels.
         importance: "taylor", change of the loss without a channel, to first order; "magnitude" of
             its weights; "activation", its mean absolute value.
         scope: "global" takes the channels first that lose least for what they save; "uniform"
@@ -57,7 +57,8 @@ class Prune:
         heads: share of the attention heads that goes, [0, 1).
         costs: what each group of channels was measured to cost: numbers in parts of a thousand of
             the model's joules, separated by spaces, in the order of the graph
-            (`joulewise.search.group_costs`); "" counts multiplications.
+            (`joulewise.search.group_costs`). Then the channels go first that lose least for the
+            joules that they save; "" counts multiplications.
     """
 
     ratio: float = 0.5

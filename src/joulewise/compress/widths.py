@@ -2,8 +2,8 @@
 
 Cost model: a layer costs its multiplications, times the share of its inputs that is left, times the
 share of its outputs; so what a channel saves depends on how wide its neighbours still are. Where
-the joules of groups were measured, what a channel saves is its multiplications times the joules per
-multiplication of its group.
+the joules of groups were measured, a multiplication of a group counts as much as it was measured to
+cost.
 
 Source: bilinear in the widths as in Yang, Zhu and Liu 2019, section 3.2 (arXiv:1806.04321); the
 step with the least lost for what it saves is taken first, as in Yang et al. 2018, algorithm 1
@@ -127,7 +127,7 @@ def gone_for(
     ratio: float,
     rates: Sequence[float] | None = None,
 ) -> list[int]:
-    """Return how many units of each group go so that a share of the cost is saved.
+    """Return how many units of each group go so that a share of the multiplications is saved.
 
     One step after the other: always the one that loses least importance for what it saves.
 
@@ -135,9 +135,9 @@ def gone_for(
         costs: of the network.
         stairs: by group.
         scores: importance of the units of each group, comparable between groups.
-        ratio: share of the cost that goes, in [0, 1).
-        rates: part of the model's joules per multiplication of each group; None counts
-            multiplications.
+        ratio: share of the multiplications that goes, in [0, 1).
+        rates: what a multiplication of each group costs, in one unit; None where all cost the
+            same. What costs nothing goes last.
 
     Raises:
         PassError: not so much can be saved.
@@ -145,24 +145,25 @@ def gone_for(
     sums = [np.concatenate([[0.0], np.cumsum(np.sort(values))]) for values in scores]
     touched = [costs.touched(number) for number in range(len(stairs))]
     gone, saved = [0] * len(stairs), 0.0
-    if rates is None:
-        full = costs.at(gone)
-        rates = [1 / full if full else 0.0] * len(stairs)
-    while saved < ratio - ROUNDING:
-        best: tuple[float, float, list[int]] | None = None
+    full = costs.at(gone)
+    prices = [1.0] * len(stairs) if rates is None else rates
+    while saved < (ratio - ROUNDING) * full:
+        best: tuple[tuple[float, float], float, list[int]] | None = None
         for number, group in enumerate(stairs):
             lower = group.down(gone[number])
             if lower is None:
                 continue
             after = [*gone[:number], lower, *gone[number + 1 :]]
-            gain = rates[number] * sum(x.at(gone) - x.at(after) for x in touched[number])
+            fewer = sum(layer.at(gone) - layer.at(after) for layer in touched[number])
             lost = sums[number][lower] - sums[number][gone[number]]
-            if gain > 0 and (best is None or lost / gain < best[0]):
-                best = lost / gain, gain, after
+            if fewer > 0:
+                gain = prices[number] * fewer
+                rank = (lost / gain if gain > 0 else math.inf, lost / fewer)
+                best = (rank, fewer, after) if best is None or rank < best[0] else best
         if best is None:
             raise PassError(
-                f"at most {100 * saved:.0f} % can be pruned away here; ask for less, or for "
-                "smaller steps (align)"
+                f"at most {100 * saved / full if full else 0:.0f} % can be pruned away here; ask "
+                "for less, or for smaller steps (align)"
             )
         saved, gone = saved + best[1], best[2]
     return gone
