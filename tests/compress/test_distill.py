@@ -95,6 +95,16 @@ def test_other_ways_to_learn_work_too(tmp_path: Path, parameters: dict[str, Any]
     assert agreement(made, original) > 0.85
 
 
+def test_training_ends_where_it_cannot_pay_for_itself(tmp_path: Path) -> None:
+    """With a rising rate the first epoch, after which it is asked, does almost nothing yet."""
+    original = models.conv_classifier(tmp_path / "original.onnx")
+    broken, given = damaged(original), material(original)
+    long = distilled(broken, given, epochs=8, rate=1e-3)
+    worthless = distilled(broken, replace(given, training_s=0.0), "other", epochs=8, rate=1e-3)
+    assert agreement(worthless, original) < agreement(long, original)
+    assert not given.pays_no_more(1e9)
+
+
 def test_layers_are_paired_where_they_end(tmp_path: Path) -> None:
     """The student's batch normalisation with the convolution that it was folded into before."""
     model = onnx.load(models.conv_classifier(tmp_path / "m.onnx"))

@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from joulewise.core.claim import Trial
-from joulewise.core.energy import Interval
+from joulewise.core.energy import Block, Interval, Measurement
 from joulewise.core.errors import InputError, JoulewiseError, ProgramError
 from joulewise.core.recipe import Recipe
+from joulewise.meter.bill import Bill
 from joulewise.search import run
 from joulewise.search.study import Study
+from tests.meter.test_bill import SENSOR, Purse
 from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 IDENTITY = {"model": "a", "data": "b", "machine": "c"}
@@ -124,8 +127,10 @@ class FakeBench:
         self.tried: list[Recipe] = []
         self.stop = stop
 
-    def try_recipe(self, recipe: Recipe, best_ratio: float | None, bill: Any) -> Trial:
-        assert (best_ratio, bill) == (None, BILL)
+    def try_recipe(
+        self, recipe: Recipe, best_ratio: float | None, bill: Any, training_s: float | None
+    ) -> Trial:
+        assert (best_ratio, bill, training_s) == (None, BILL, None)
         if len(self.tried) == self.stop:
             raise KeyboardInterrupt
         self.tried.append(recipe)
@@ -164,6 +169,40 @@ def test_interrupted_search_goes_on_and_bills_everything_once(tmp_path: Path) ->
     assert second.tried == recipes[2:]
     assert [trial.recipe for trial in trials] == recipes
     assert BILL.causes == ["baseline", "baseline", "trials"]
+
+
+SPENT = Bill(Purse())
+SPENT.add("baseline", Interval(low=50.0, central=100.0, high=200.0), 20.0)
+
+
+def charged(bill: Bill, expected_items: int | None = None) -> Any:
+    """Return what tries recipes and charges `bill`, where so many inferences are expected."""
+    usage = SimpleNamespace(expected_items=expected_items)
+    bench = SimpleNamespace(session=SimpleNamespace(workload=SimpleNamespace(usage=usage)))
+    return run._Attempt(bench=bench, study=None, bill=bill, announce=print)  # type: ignore[arg-type]
+
+
+def test_training_is_billed_apart_from_trying() -> None:
+    bill = Bill(Purse())
+    whole = Interval(low=5.0, central=10.0, high=20.0)
+    made = Interval(low=4.0, central=8.0, high=16.0)
+    trial = replace(measured(int8("distill"), 0.5), cost_j=whole, seconds=9.0)
+    charged(bill)._charge(replace(trial, made_j=made, made_s=7.0))
+    charged(bill)._charge(replace(trial, recipe=int8(), made_j=made, made_s=7.0))
+    assert bill.stages_j["training"] == made
+    assert bill.stages_j["trials"] == Interval(low=6.0, central=12.0, high=24.0)
+    assert bill.seconds == {"training": 7.0, "trials": 2.0 + 9.0}
+
+
+@pytest.mark.parametrize(("expected_items", "seconds"), [(1000, 80.0), (10, 0.0), (None, None)])
+def test_training_may_cost_what_any_model_could_save(
+    expected_items: int | None, seconds: float | None
+) -> None:
+    """0.5 J per inference; 100 J are spent, at 5 W."""
+    block = Block(items=4, seconds=1.0, reading_j=2.0)
+    taken = Measurement(sensor=SENSOR, blocks=(block,), idle_w=None)
+    baseline = replace(measured(ONE_THREAD, 1.0), measurement=taken)
+    assert charged(SPENT, expected_items)._training_s([baseline]) == seconds
 
 
 @pytest.mark.parametrize(

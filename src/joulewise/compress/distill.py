@@ -103,6 +103,7 @@ class Distill:
             self._plan(material.seed),
             checkpoint=material.checkpoint,
             tell=lambda share, words: tell((share, words)),
+            stop=material.pays_no_more,
         )
         folded, _ = fold(student.to_onnx())
         target = folder / "model.onnx"

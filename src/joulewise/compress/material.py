@@ -22,6 +22,7 @@ class Material:
         seed: of everything random.
         checkpoint: folder that outlives a killed pass, for what it would not like to do twice;
             None where nothing is kept. Removed once the pass is through.
+        training_s: longest time that training can pay for, s; None where that is not known.
     """
 
     calibrate: Store
@@ -30,3 +31,8 @@ class Material:
     original: Path | None = None
     seed: int = 0
     checkpoint: Path | None = None
+    training_s: float | None = None
+
+    def pays_no_more(self, seconds: float) -> bool:
+        """Return whether training for so long costs more than it can save."""
+        return self.training_s is not None and seconds >= self.training_s

@@ -110,6 +110,7 @@ class Qat:
             self._plan(material.seed),
             checkpoint=material.checkpoint,
             tell=lambda share, words: tell((share, words)),
+            stop=material.pays_no_more,
         )
 
     def _plan(self, seed: int) -> Plan:

@@ -19,6 +19,7 @@ def apply(
     original: str | None,
     seed: int,
     checkpoint: str,
+    training_s: float | None,
     folder: str,
 ) -> list[str]:
     """Apply the pass `name` and return the files it wrote."""
@@ -34,6 +35,7 @@ def apply(
         original=None if original is None else Path(original),
         seed=seed,
         checkpoint=Path(checkpoint),
+        training_s=training_s,
     )
     change = PASSES.load(name)(**parameters)
     return list(change.apply(Path(source), material, Path(folder)))

@@ -143,6 +143,8 @@ class Trial:
         size_bytes: size of the artifact.
         cost_j: joules that the trial itself cost.
         seconds: time that it took.
+        made_j: the part of `cost_j` that applying the steps took.
+        made_s: time that this took.
     """
 
     recipe: Recipe
@@ -156,6 +158,8 @@ class Trial:
     size_bytes: int | None = None
     cost_j: Interval | None = None
     seconds: float | None = None
+    made_j: Interval | None = None
+    made_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +167,8 @@ class Ledger:
     """Every joule spent on finding the candidate.
 
     Args:
-        stages_j: joules by cause ("baseline", "calibration", "trials", "proof"), net of idle.
+        stages_j: joules by cause ("preparation", "baseline", "training", "trials",
+            "proof"), net of idle.
         seconds: time spent, by the same causes.
         grade: grade of the joules.
         break_even_items: inferences after which the saving has paid the cost, with interval;

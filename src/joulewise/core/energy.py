@@ -45,6 +45,14 @@ class Interval:
             low=self.low * factor, central=self.central * factor, high=self.high * factor
         )
 
+    def less(self, part: Interval) -> Interval:
+        """Return what is left without a `part` of it, whose bounds move with its own."""
+        return Interval(
+            low=max(0.0, self.low - part.low),
+            central=max(0.0, self.central - part.central),
+            high=max(0.0, self.high - part.high),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sensor:

@@ -66,6 +66,17 @@ class Bill:
             high=joules * sensor.high_ratio + edge_j,
         )
 
+    @property
+    def spent_j(self) -> float:
+        """What was billed so far, J."""
+        return sum(each.central for each in self.stages_j.values())
+
+    @property
+    def mean_w(self) -> float:
+        """Mean power of what was billed so far, W; 0 where nothing was."""
+        seconds = sum(self.seconds.values())
+        return self.spent_j / seconds if seconds > 0 else 0.0
+
     def _mean_w(self, now: Reading) -> float:
         """Return the mean power since the bill was opened, W; 0 where no time has passed."""
         seconds = now.time_s - self._opened.time_s

@@ -59,22 +59,31 @@ class Bench:
         self.anchor = anchor
         self.tell = tell
 
-    def try_recipe(self, recipe: Recipe, best_ratio: float | None, bill: Bill) -> Trial:
+    def try_recipe(
+        self,
+        recipe: Recipe,
+        best_ratio: float | None,
+        bill: Bill,
+        training_s: float | None = None,
+    ) -> Trial:
         """Return the trial of `recipe`; a recipe that fails gives a failed trial, not an error.
 
         Args:
             recipe: what to try.
             best_ratio: lowest ratio to the anchor among the lossless trials, None while those run.
             bill: what the trial costs is read from its meter.
+            training_s: longest time that training can pay for, s; None where that is not known.
         """
-        before, size_bytes, cause = bill.meter.read(), None, None
+        before, made, size_bytes, cause = bill.meter.read(), None, None, None
         try:
-            size_bytes = self.session.make(recipe, self.tell).size_bytes
+            size_bytes = self.session.make(recipe, self.tell, training_s).size_bytes
+            made = bill.meter.read()
             tried = self._measure(recipe, self.session.main_file(recipe), best_ratio)
             state, reason = ("rejected", tried.rejected) if tried.rejected else ("measured", None)
         except (PassError, ProgramError, InputError) as error:
             tried, state, reason = Tried(), "failed", self._short(error)
         after = bill.meter.read()
+        made = made or after
         if tried.ratio is not None and tried.ratio.value >= (best_ratio or float("inf")):
             cause = explain_cost(recipe, self.session.main_file(recipe), self.session.host)
         return Trial(
@@ -89,6 +98,8 @@ class Bench:
             size_bytes=size_bytes,
             cost_j=bill.interval(before, after),
             seconds=after.time_s - before.time_s,
+            made_j=bill.interval(before, made),
+            made_s=made.time_s - before.time_s,
         )
 
     def _measure(self, recipe: Recipe, path: Path, best_ratio: float | None) -> Tried:

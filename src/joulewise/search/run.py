@@ -16,6 +16,7 @@ from joulewise.search.choose import best_lossless, best_runs
 from joulewise.search.session import Session
 from joulewise.search.space import changed_recipes, lossless_recipes
 from joulewise.search.structure import (
+    TEACHING,
     cascade_recipes,
     post_training,
     taught_steps,
@@ -37,7 +38,8 @@ def search(
     Args:
         session: the job, the terms and the machine. Finished trials that are found in its
             folder are not repeated.
-        bill: gets the cost of every trial, "baseline" for lossless ones and "trials" for others.
+        bill: gets the cost of every trial: "baseline" for lossless ones, "trials" for others, and
+            "training" for making those that were trained.
         announce: told before and after every trial.
         tell: told of the progress of steps that report it.
 
@@ -90,6 +92,10 @@ def _smaller(
     return tuple(made)
 
 
+def _teaches(recipe: Recipe) -> bool:
+    return any(step.name in TEACHING for step in recipe.steps)
+
+
 def _check_runnable(lossless: Sequence[Trial]) -> None:
     """Raise unless the model as found, and at least one way to run it, can be compared with."""
     as_found = lossless[0]
@@ -116,21 +122,47 @@ class _Attempt:
     def all(
         self, recipes: Sequence[Recipe], before: Sequence[Trial], best_ratio: float | None
     ) -> tuple[Trial, ...]:
-        total, first = len(before) + len(recipes), len(before) + 1
-        return tuple(
-            self._one(number, total, recipe, best_ratio)
-            for number, recipe in enumerate(recipes, start=first)
-        )
+        total, made = len(before) + len(recipes), []
+        for number, recipe in enumerate(recipes, start=len(before) + 1):
+            training_s = self._training_s(before) if _teaches(recipe) else None
+            made.append(self._one(number, total, recipe, best_ratio, training_s))
+        return tuple(made)
 
-    def _one(self, number: int, total: int, recipe: Recipe, best_ratio: float | None) -> Trial:
+    def _one(
+        self,
+        number: int,
+        total: int,
+        recipe: Recipe,
+        best_ratio: float | None,
+        training_s: float | None,
+    ) -> Trial:
         trial = self.study.finished(recipe)
         if trial is None:
             self.announce(number, total, recipe, None)
             begun = self.study.begin(recipe)
-            trial = self.bench.try_recipe(recipe, best_ratio, self.bill)
+            trial = self.bench.try_recipe(recipe, best_ratio, self.bill, training_s)
             self.study.finish(begun, trial)
         self.announce(number, total, recipe, trial)
-        if trial.cost_j is not None:
-            cause = "baseline" if recipe.lossless else "trials"
-            self.bill.add(cause, trial.cost_j, trial.seconds or 0.0)
+        self._charge(trial)
         return trial
+
+    def _charge(self, trial: Trial) -> None:
+        if trial.cost_j is None:
+            return
+        cost_j, seconds = trial.cost_j, trial.seconds or 0.0
+        if trial.made_j is not None and _teaches(trial.recipe):
+            made_s = trial.made_s or 0.0
+            self.bill.add("training", trial.made_j, made_s)
+            cost_j, seconds = cost_j.less(trial.made_j), seconds - made_s
+        self.bill.add("baseline" if trial.recipe.lossless else "trials", cost_j, seconds)
+
+    def _training_s(self, before: Sequence[Trial]) -> float | None:
+        """Return how long training can go on before it costs more than any model can save, s."""
+        expected = self.bench.session.workload.usage.expected_items
+        if expected is None or not before:
+            return None
+        baseline = best_lossless(before).measurement
+        per_item = None if baseline is None else baseline.net_j_per_item
+        if per_item is None or not self.bill.mean_w:
+            return None
+        return max(0.0, expected * per_item.central - self.bill.spent_j) / self.bill.mean_w

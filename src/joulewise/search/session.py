@@ -82,7 +82,9 @@ class Session:
             return None
         return known if found == known else None
 
-    def make(self, recipe: Recipe, tell: Tell | None = None) -> Artifact:
+    def make(
+        self, recipe: Recipe, tell: Tell | None = None, training_s: float | None = None
+    ) -> Artifact:
         """Return what the steps of `recipe` give, made now or before.
 
         Every prefix of the steps has a folder of its own, which recipes share.
@@ -90,6 +92,7 @@ class Session:
         Args:
             recipe: whose steps are applied.
             tell: told of the progress of a step that reports it.
+            training_s: longest time for which a step may train, s; None for as long as it asks.
 
         Raises:
             PassError: a step does not fit the model, or failed.
@@ -98,9 +101,12 @@ class Session:
         if known is not None:
             return known
         before = replace(recipe, steps=recipe.steps[:-1])
-        self.make(before, tell)
-        folder = self.artifact_folder(recipe)
-        made = apply_step(recipe.steps[-1], self.main_file(before), self.material, folder, tell)
+        self.make(before, tell, training_s)
+        folder, material = (
+            self.artifact_folder(recipe),
+            replace(self.material, training_s=training_s),
+        )
+        made = apply_step(recipe.steps[-1], self.main_file(before), material, folder, tell)
         dump(made, artifact_note(folder))
         return made
 

