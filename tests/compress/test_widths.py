@@ -46,15 +46,13 @@ def test_branches_side_by_side_add_up() -> None:
     ],
 )
 def test_stairs(units: int, step: int, kept: list[int]) -> None:
-    stairs, found, gone = Stairs(units=units, step=step), [], stairs_down(units, step, 0)
+    stairs = Stairs(units=units, step=step)
+    found, gone = [], stairs.down(0)
     while gone is not None:
-        found.append(stairs.units - gone)
-        gone = stairs_down(units, step, gone)
+        found.append(units - gone)
+        gone = stairs.down(gone)
     assert found == kept
-
-
-def stairs_down(units: int, step: int, gone: int) -> int | None:
-    return Stairs(units=units, step=step).down(gone)
+    assert units - stairs.foot() == [units, *kept][-1]
 
 
 @given(

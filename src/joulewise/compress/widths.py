@@ -91,8 +91,15 @@ class Stairs:
     def down(self, gone: int) -> int | None:
         """Return how many units are gone one step further down, None at the foot."""
         kept = (self.units - gone - 1) // self.step * self.step
-        lowest = max(self.step, math.ceil(LEAST_KEPT_RATIO * self.units))
-        return self.units - kept if kept >= lowest else None
+        return self.units - kept if kept >= self._lowest else None
+
+    def foot(self) -> int:
+        """Return how many units are gone at the foot."""
+        return max(0, self.units - math.ceil(self._lowest / self.step) * self.step)
+
+    @property
+    def _lowest(self) -> int:
+        return max(self.step, math.ceil(LEAST_KEPT_RATIO * self.units))
 
 
 def measured(costs: Costs, ratios: Sequence[float]) -> list[float]:
