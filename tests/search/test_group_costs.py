@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from joulewise.compress.narrow import Narrow, narrowed
+from joulewise.compress.narrow import Narrow, narrow, narrowed
 from joulewise.compress.widths import Stairs
 from joulewise.core.errors import PassError
+from joulewise.core.host import read_host
+from joulewise.core.settings import Settings, Usage
 from joulewise.learn.network import open_network
 from joulewise.learn.structure import multiplications
-from joulewise.search.group_costs import shares_of
+from joulewise.meter.table import meter_opener
+from joulewise.pipeline import judge_of_original
+from joulewise.search.group_costs import group_costs, shares_of
+from joulewise.search.session import Session
 from joulewise.testing import models
 from joulewise.workload.store import Store, write_store
+from joulewise.workload.workload import open_workload
 from tests.learn.graphs import IMAGE, Chain
 
 
@@ -49,13 +55,14 @@ def items(tmp_path: Path) -> Store:
 def test_each_model_has_one_narrow_group(items: Store, tmp_path: Path) -> None:
     chain = Chain().conv(24, name="a").add("Relu").conv(32, name="b").add("Relu").conv(6, name="c")
     model = chain.pooled_head().model(tmp_path / "m.onnx")
-    groups = narrowed(model, items, 8, 1, tmp_path)
+    made = narrow(str(model), str(items.folder), align=8, most=1, folder=str(tmp_path))
+    groups = [Narrow(**each) for each in made]
     assert [each.name for each in groups] == ["a", "b", "c"]
     assert [each.file for each in groups] == [None, "1.onnx", None]
-    whole, narrow = (open_network(path) for path in (model, tmp_path / "1.onnx"))
-    assert [len(layer.weight) for layer in narrow.layers.values()] == [24, 8, 6, 4]
+    whole, thin = (open_network(path) for path in (model, tmp_path / "1.onnx"))
+    assert [len(layer.weight) for layer in thin.layers.values()] == [24, 8, 6, 4]
     one = (torch.zeros(1, *IMAGE),)
-    before, after = (list(multiplications(network, one).values()) for network in (whole, narrow))
+    before, after = (list(multiplications(network, one).values()) for network in (whole, thin))
     assert groups[1].gone_ratio == pytest.approx(1 - sum(after) / sum(before))
     assert groups[1].work_ratio == pytest.approx((before[1] + before[2]) / sum(before))
     assert Stairs(units=32, step=8).foot() == 24
@@ -66,3 +73,28 @@ def test_nothing_to_narrow_is_one_line(tmp_path: Path) -> None:
     few = models.vector_store(tmp_path / "items", 8)
     with pytest.raises(PassError, match="channels cannot be measured: no channels of this graph"):
         narrowed(models.pointwise(tmp_path / "m.onnx"), few, 8, 4, tmp_path)
+
+
+def test_a_group_that_holds_nearly_all_the_work_costs_most_joules(tmp_path: Path) -> None:
+    """Measured here and now, by CPU time."""
+    chain = Chain().conv(128, name="a").add("Relu").conv(128, name="b").add("Relu")
+    model = chain.conv(16, name="c", size=1).add("Relu").pooled_head().model(tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((400, *IMAGE)).astype(np.float32)
+    labels = models.reference_answers(model, x[:40]).tolist() * 10
+    np.savez(tmp_path / "data.npz", x=x, y=np.array(labels))
+    settings, usage, host = Settings(meter="cpu-time"), Usage(), read_host()
+    runtimes = ("onnxruntime",)
+    data = str(tmp_path / "data.npz")
+    workload = open_workload(model, data, usage, settings, tmp_path / "data")
+    session = Session(
+        workload=workload,
+        judge=judge_of_original(workload, runtimes, settings, tmp_path / "original"),
+        settings=settings,
+        runtimes=runtimes,
+        host=host,
+        open_meter=meter_opener(settings.meter, host),
+        folder=tmp_path,
+    )
+    first, second, third = group_costs(session, session.anchor.run, 16)
+    assert 0 <= third < first <= 1000
+    assert third < second <= 1000

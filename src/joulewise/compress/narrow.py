@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def narrowed(source: Path, items: Store, align: int, most: int, folder: Path) ->
     return [Narrow(**each) for each in found]
 
 
-def narrow(source: str, store: str, align: int, most: int, folder: str) -> list[dict[str, object]]:
+def narrow(source: str, store: str, align: int, most: int, folder: str) -> list[dict[str, Any]]:
     """Write the models of `narrowed`, in a process of its own."""
     import onnx
 
