@@ -55,6 +55,37 @@ def test_matrix_products_are_also_quantized_dynamically(operator: str, dynamic: 
     assert names.count("static_int8") == 4
 
 
+@pytest.mark.parametrize(
+    "operators",
+    [
+        ["MatMul", "Softmax", "Add"],
+        ["MatMul", "LayerNormalization", "Softmax", "Conv"],
+        ["MatMul", "Gemm", "LayerNormalization"],
+    ],
+    ids=["attention", "patches", "norm"],
+)
+@pytest.mark.parametrize(("host", "saturates"), [(VNNI, False), (X86, True)])
+def test_transformers_are_smoothed_first(operators: list[str], host: Host, saturates: bool) -> None:
+    recipes = changed_recipes(operators, ORT, host)
+    smoothed = [recipe.steps for recipe in recipes if len(recipe.steps) > 1]
+    for first, second in smoothed:
+        assert first.name == "smooth"
+        assert second.parameters["reduce_range"] == saturates
+    names = [second.name for _, second in smoothed]
+    assert names == ["dynamic_int8", "static_int8"]
+    assert smoothed[1][1].parameters["operators"] == "transformer"
+
+
+@pytest.mark.parametrize(
+    "operators",
+    [["Conv", "MatMul", "Softmax"], ["Conv", "Gemm", "Softmax"], ["Gemm", "Softmax"], ["MatMul"]],
+)
+def test_other_networks_are_not(operators: list[str]) -> None:
+    recipes = changed_recipes(operators, ORT, VNNI)
+    assert all(len(recipe.steps) == 1 for recipe in recipes)
+    assert "transformer" not in str(recipes)
+
+
 def test_nothing_to_quantize_gives_nothing_to_try() -> None:
     assert changed_recipes(["Relu", "Erf", "TreeEnsembleClassifier"], BEST, VNNI) == ()
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import pytest
 
 import joulewise
+from joulewise.compress.material import Material
+from joulewise.compress.process import apply_step
 from joulewise.core.claim import Trial
+from joulewise.core.recipe import parse_steps
 from joulewise.core.records import Bundle
-from tests.workloads import file_types, text_angle
+from joulewise.learn.source import as_onnx
+from joulewise.workload.store import Store, write_store
+from tests.workloads import file_types, sentences, text_angle
+
+Array = npt.NDArray[np.float32]
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +51,44 @@ def test_text_angle_gains_from_the_runtime_at_most(tmp_path: Path) -> None:
     assert len(changed) >= 5
     assert all(trial.reason for trial in changed)
     assert all(trial.state == "rejected" for trial in changed if trial.ratio is not None)
+
+
+def test_int8_keeps_the_vectors_of_sentences(tmp_path: Path) -> None:
+    """Smoothed MiniLM is nearer to the original than without, however it is quantized."""
+    model = as_onnx(sentences.model(), "tests.workloads.sentences:items", tmp_path / "float")
+    arrays = sentences.items()
+    rows = np.arange(128)
+    items = write_store(tmp_path / "items", arrays, dict.fromkeys(arrays, "int64"), None, rows)
+    fresh = {name: values[256:384] for name, values in arrays.items()}
+    vectors = {
+        recipe: onnxruntime.InferenceSession(_made(recipe, model, items)).run(None, fresh)[0]
+        for recipe in ("", *(f"{x}{y}" for x in ("", "smooth + ") for y in VECTORS))
+    }
+    for quantized, least in VECTORS.items():
+        plain, smooth = (
+            _cosines(vectors[recipe], vectors[""]).mean()
+            for recipe in (quantized, f"smooth + {quantized}")
+        )
+        assert 0.98 < plain < smooth
+        assert smooth > least
+
+
+VECTORS = {"dynamic_int8": 0.995, "static_int8(operators=transformer)": 0.995}
+"""Ways to quantize a transformer, and the least mean cosine once it was smoothed."""
+
+
+def _made(recipe: str, model: Path, items: Store) -> Path:
+    """Return the file that a recipe gives, the model itself for none."""
+    for step in parse_steps(recipe) if recipe else ():
+        folder = model.parent / f"{step.name}-{recipe}"
+        model = folder / apply_step(step, model, Material(calibrate=items), folder).main
+    return model
+
+
+def _cosines(ours: Array, theirs: Array) -> Array:
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosines: Array = (ours * theirs).sum(axis=1) / lengths
+    return cosines
 
 
 def _int8_of_all_operators(bundle: Bundle) -> list[Trial]:

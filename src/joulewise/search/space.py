@@ -51,28 +51,39 @@ def changed_recipes(
         lossy = RUNTIMES.load(runtime)().lossy(run, host.instruction_sets)
         recipes += [Recipe(run=settings) for settings in lossy]
         if QUANTIZABLE.intersection(operators):
-            recipes += [
-                Recipe(steps=(step,), run=run) for step in _int8_steps(runtime, operators, host)
-            ]
+            recipes += [Recipe(steps=x, run=run) for x in _int8_steps(runtime, operators, host)]
     return tuple(recipes)
 
 
-def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[Step]:
+def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[tuple[Step, ...]]:
     if runtime == "openvino":
         names = ("performance", "mixed") if PASSES.missing("nncf_int8") is None else ()
-        return [Step(name="nncf_int8", parameters={"preset": preset}) for preset in names]
+        return [(Step(name="nncf_int8", parameters={"preset": preset}),) for preset in names]
     if runtime != "onnxruntime":
         return []
     saturates = host.architecture == "x86_64" and "vnni" not in host.instruction_sets
-    steps = [
-        _static("all", saturates),
-        _static("all", not saturates),
-        _static("compute", saturates),
-        _static("compute", not saturates),
+    steps: list[tuple[Step, ...]] = [
+        (_static("all", saturates),),
+        (_static("all", not saturates),),
+        (_static("compute", saturates),),
+        (_static("compute", not saturates),),
     ]
+    dynamic = Step(name="dynamic_int8", parameters={"reduce_range": saturates})
     if "MatMul" in operators:
-        steps.append(Step(name="dynamic_int8", parameters={"reduce_range": saturates}))
+        steps.append((dynamic,))
+    if _is_transformer(operators):
+        smooth = Step(name="smooth")
+        steps += [(smooth, dynamic), (smooth, _static("transformer", saturates))]
     return steps
+
+
+def _is_transformer(operators: Collection[str]) -> bool:
+    """Return whether a graph has attention, or normalises layers as transformers do.
+
+    A network of convolutions may end with MatMul and Softmax, but that is no attention.
+    """
+    attends = "Softmax" in operators and "Conv" not in operators
+    return "MatMul" in operators and ("LayerNormalization" in operators or attends)
 
 
 def _static(operators: str, reduce_range: bool) -> Step:
