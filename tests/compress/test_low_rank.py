@@ -18,7 +18,9 @@ from joulewise.compress.material import Material
 from joulewise.compress.passes import check_step
 from joulewise.core.errors import PassError, UsageError
 from joulewise.core.recipe import Step
-from joulewise.learn.network import open_network
+from joulewise.learn.factors import input_moments, matrices
+from joulewise.learn.graph import plain
+from joulewise.learn.network import Network, open_network
 from joulewise.testing import models
 from joulewise.workload.store import write_store
 from tests.learn.graphs import IMAGE, TOKENS, WIDTH, Chain, attention, written
@@ -97,12 +99,21 @@ def test_error_is_the_sum_of_squares_left_out(
     random = np.random.default_rng(seed)
     weights = random.standard_normal((rows, columns))
     x = random.standard_normal((50, columns)) @ random.standard_normal((columns, columns))
-    covariance = x.T @ x / len(x)
-    values, first, second = truncated(weights, root(covariance) if weighted else None)
+    scale = root(x.T @ x / len(x)) if weighted else np.eye(columns)
+    values, first, second = truncated(weights, scale if weighted else None)
     for rank in range(1, len(values) + 1):
-        off = weights - second[:, :rank] @ first[:rank]
-        lost = np.mean(np.square(x @ off.T).sum(axis=1)) if weighted else np.square(off).sum()
-        assert lost == pytest.approx(np.square(values[rank:]).sum(), rel=1e-6, abs=1e-6)
+        off = (weights - second[:, :rank] @ first[:rank]) @ scale
+        left = np.square(values[rank:]).sum()
+        assert np.square(off).sum() == pytest.approx(left, rel=1e-6, abs=1e-6)
+
+
+@given(columns=st.integers(1, 12), seed=st.integers(0, 999))
+def test_root_of_a_covariance(columns: int, seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal((50, columns))
+    covariance = x.T @ x / len(x)
+    scale = root(covariance)
+    np.testing.assert_allclose(scale @ scale, covariance, atol=1e-9)
+    np.testing.assert_allclose(scale, scale.T, atol=1e-12)
 
 
 def test_no_other_factors_are_better_on_the_inputs() -> None:
@@ -175,7 +186,37 @@ def test_error_of_the_outputs_is_the_energy_left_out(tmp_path: Path) -> None:
     assert 0.02 < ratio <= 0.1
     fewer = split(LowRank(rank=rank - 1, align=1), model, material(tmp_path / "2", x))
     worse = np.square(outputs(fewer, x) - before).sum()
-    assert worse / np.square(before - before.mean(axis=0)).sum() > 0.1
+    assert worse / np.square(before - before.mean(axis=0)).sum() > 0.09
+
+
+def test_energy_is_kept_on_other_items_too(tmp_path: Path) -> None:
+    """Fewer items than inputs: the directions in which none lies count as well."""
+    random = np.random.default_rng(1)
+    directions, _ = np.linalg.qr(random.standard_normal((128, 128)))
+    x = random.standard_normal((96 + 4000, 128)) * np.geomspace(1, 0.1, 128) @ directions
+    model = linear(tmp_path / "m.onnx", random.standard_normal((128, 96)))
+    made = split(LowRank(energy=0.9, align=1), model, material(tmp_path, x[:96]))
+    before, after = outputs(model, x[96:]), outputs(made, x[96:])
+    assert np.square(after - before).sum() <= 0.11 * np.square(before).sum()
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_covariance_is_shrunk_by_the_rule(offset: float, tmp_path: Path) -> None:
+    """Ledoit and Wolf's own sums over items: b2 / d2 of their section 3.3."""
+    random = np.random.default_rng(1)
+    x = (random.standard_normal((ITEMS, 24)) * np.geomspace(1, 0.1, 24) + offset).astype("f4")
+    model = onnx.load(linear(tmp_path / "m.onnx", random.standard_normal((24, 16))))
+    network = Network(plain(model))
+    layers = matrices(network, plain(model).graph)
+    batches = ((torch.from_numpy(part),) for part in np.split(x, 4))
+    (found,) = input_moments(network, layers, batches).values()
+    rows = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    sample = rows.T @ rows / ITEMS
+    even = np.eye(24) * np.trace(sample) / 24
+    noise = sum(np.square(np.outer(row, row) - sample).sum() for row in rows) / ITEMS**2
+    part = noise / np.square(sample - even).sum()
+    assert 0.05 < part < 0.5
+    np.testing.assert_allclose(found.covariance, part * even + (1 - part) * sample, atol=1e-6)
 
 
 def test_ranks_are_multiples(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ bias takes up what is lost of their mean: then what is least is the mean squared
 layer's outputs.
 
 Source: Eckart and Young 1936, doi:10.1007/BF02288367; weighted by inputs as in Wang et al. 2024,
-section 3.1 (arXiv:2403.07378). differs: about the mean, with a symmetric square root.
+section 3.1 (arXiv:2403.07378). differs: about the mean, with a symmetric square root of a
+covariance that is shrunk, as calibration items are few.
 """
 
 from __future__ import annotations

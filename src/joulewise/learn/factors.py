@@ -18,7 +18,7 @@ from joulewise.learn.network import Network
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Factors", "Matrix", "Moments", "input_moments", "matrices", "with_factors"]
+__all__ = ["Factors", "Matrix", "Moments", "input_moments", "matrices", "shrunk", "with_factors"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -44,7 +44,7 @@ class Moments:
 
     Args:
         mean: [in].
-        covariance: [in, in].
+        covariance: [in, in], as estimated for inputs that were not looked at (`shrunk`).
     """
 
     mean: Array
@@ -194,18 +194,51 @@ class _Gathered:
         self._count = 0
         self._sum: Array = np.zeros(1)
         self._products: Array = np.zeros(1)
+        self._long: Array = np.zeros(1)  # rows times their squared lengths
+        self._fourth = 0.0  # squares of those
 
     def add(self, layer: nn.Module, given: tuple[Tensor]) -> None:
         """Take in one batch; the signature is that of a torch hook."""
         rows = _rows(layer, given[0]).double()
+        lengths = rows.square().sum(dim=1)
         self._count += len(rows)
         self._sum = self._sum + rows.sum(dim=0).numpy()
         self._products = self._products + (rows.T @ rows).numpy()
+        self._long = self._long + (lengths @ rows).numpy()
+        self._fourth += lengths.square().sum().item()
 
     def moments(self) -> Moments:
-        mean = self._sum / self._count
-        covariance = self._products / self._count - np.outer(mean, mean)
-        return Moments(mean=mean, covariance=covariance)
+        mean, products = self._sum / self._count, self._products / self._count
+        offset, length = float(mean @ mean), float(np.trace(products))
+        fourth = (  # mean of (|x|^2 - 2 mean x + |mean|^2)^2
+            self._fourth / self._count
+            + 4 * mean @ products @ mean
+            - 4 * mean @ (self._long / self._count)
+            + offset * (2 * length - 3 * offset)
+        )
+        covariance = products - np.outer(mean, mean)
+        return Moments(mean=mean, covariance=shrunk(covariance, float(fourth), self._count))
+
+
+def shrunk(covariance: Array, fourth: float, count: int) -> Array:
+    """Return a covariance of few rows as it is to be expected for others.
+
+    Drawn towards the same variance in all directions, the more the fewer rows there are: else
+    directions in which none of them happened to lie would count for nothing.
+
+    Args:
+        covariance: of the rows, [in, in].
+        fourth: mean fourth power of a row's distance from their mean.
+        count: number of rows, taken as independent.
+
+    Source: Ledoit and Wolf 2004, section 3.3 (doi:10.1016/S0047-259X(03)00096-4).
+    """
+    even = np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
+    apart = float(np.square(covariance - even).sum())
+    noise = max(0.0, fourth - float(np.square(covariance).sum())) / count
+    part = min(1.0, noise / apart) if apart > 0 else 0.0
+    found: Array = (1 - part) * covariance + part * even
+    return found
 
 
 def _is_pointwise(layer: nn.Module) -> bool:
