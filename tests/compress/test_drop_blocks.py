@@ -117,6 +117,7 @@ def test_a_block_that_adds_nothing_goes_first(tmp_path: Path) -> None:
     known = images(tmp_path, model)
     counts = [left(dropped(DropBlocks(count=count), model, known)) for count in (1, 2, 3)]
     assert counts == [{"block1", "block3"}, {"block1"}, set()]
+    assert left(dropped(DropBlocks(ratio=0.5), model, known)) == counts[1]  # 1.5, rounded up
 
 
 def test_the_rest_computes_what_it_did(tmp_path: Path) -> None:
@@ -168,7 +169,8 @@ def test_what_cannot_be_done_is_one_line(step: DropBlocks, message: str, tmp_pat
 @pytest.mark.parametrize(
     "parameters",
     [{}, {"count": -1}, {"count": 1, "keep": "0"}, {"keep": "0,x"}, {"keep": "-1"},
-     {"keep": "0,,1"}, {"count": 1, "order": "luck"}, {"count": "two"}],
+     {"keep": "0,,1"}, {"count": 1, "order": "luck"}, {"count": "two"},
+     {"ratio": 1.5}, {"ratio": 0.5, "count": 1}],
 )  # fmt: skip
 def test_parameters_that_make_no_sense(parameters: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from joulewise.core.errors import PassError
-from joulewise.learn.augment import augment, check_augmentation
 from joulewise.core.settings import AUGMENTATIONS
+from joulewise.learn.augment import augment, check_augmentation
 
 IMAGES = torch.arange(1.0, 6 * 2 * 16 * 24 + 1).reshape(6, 2, 16, 24)
 TARGETS = torch.eye(6)

@@ -27,30 +27,53 @@ TAUGHT_STEPS = taught_steps(Settings(epochs=3, augment="flip"), AVX512)
 BEST = {"onnxruntime": ORT, "openvino": OPENVINO}
 
 
-def cut(trial: Trial) -> float:
-    ratio = trial.recipe.steps[0].parameters["ratio"]
+def cut(recipe: Recipe) -> float:
+    (ratio,) = [step.parameters["ratio"] for step in recipe.steps if step.name == "prune"]
     assert isinstance(ratio, float)
     return ratio
+
+
+def is_shallow(recipe: Recipe) -> bool:
+    return recipe.steps[0].name == "drop_blocks"
 
 
 def model_that_keeps_quality_to(limit: float) -> Callable[[Recipe], Trial]:
     """Return trials of a model that can lose a share of `limit` and do its job."""
 
     def attempt(recipe: Recipe) -> Trial:
-        ratio = recipe.steps[0].parameters["ratio"]
-        assert isinstance(ratio, float)
+        ratio = cut(recipe)
         return measured(recipe, 1 - ratio) if ratio <= limit else rejected(recipe)
 
     return attempt
 
 
-@pytest.mark.parametrize("limit", [0.0, *WIDTHS])
+def without_blocks(recipe: Recipe) -> Trial:
+    """Return the trial of a model that has no residual blocks, and can lose all its channels."""
+    return failed(recipe) if is_shallow(recipe) else measured(recipe, 1 - cut(recipe))
+
+
+@pytest.mark.parametrize("limit", WIDTHS)
 def test_halving_finds_the_narrowest_that_does_the_job(limit: float) -> None:
     trials = try_structures(model_that_keeps_quality_to(limit), [((), ORT)], TAUGHT_STEPS)
-    kept = [cut(trial) for trial in trials if trial.state == "measured"]
-    assert max(kept, default=0.0) == limit
-    assert len(trials) <= 3  # of seven widths
-    assert len(set(map(cut, trials))) == len(trials)
+    kept = [cut(trial.recipe) for trial in trials if trial.state == "measured"]
+    assert max(kept) == limit
+    assert len(trials) == 3  # of seven widths
+    assert len({cut(trial.recipe) for trial in trials}) == len(trials)
+    assert all(is_shallow(trial.recipe) for trial in trials)
+
+
+def test_a_model_that_misses_its_blocks_keeps_them() -> None:
+    def deep(recipe: Recipe) -> Trial:
+        return rejected(recipe) if is_shallow(recipe) else measured(recipe, 0.5)
+
+    trials = try_structures(deep, [((), ORT)], TAUGHT_STEPS)
+    assert [is_shallow(trial.recipe) for trial in trials] == [True] * 3 + [False] * 3
+
+
+def test_a_model_without_blocks_loses_channels_alone() -> None:
+    trials = try_structures(without_blocks, [((), ORT), ((), OPENVINO)], TAUGHT_STEPS)
+    assert [trial.state for trial in trials] == ["failed"] * 2 + ["measured"] * 6
+    assert max(cut(trial.recipe) for trial in trials[2:]) == max(WIDTHS)
 
 
 def test_all_ways_share_what_was_taught() -> None:
@@ -58,10 +81,11 @@ def test_all_ways_share_what_was_taught() -> None:
     ways = [((int8_step,), ORT), ((), OPENVINO)]
     trials = try_structures(model_that_keeps_quality_to(1.0), ways, TAUGHT_STEPS)
     first, second = trials[:2]
-    assert [step.name for step in first.recipe.steps] == ["prune", "distill", "static_int8"]
-    assert first.recipe.steps[:2] == second.recipe.steps
-    assert first.recipe.steps[0].parameters["align"] == 16
-    assert first.recipe.steps[1].parameters == {"epochs": 3, "augment": "flip"}
+    names = [step.name for step in first.recipe.steps]
+    assert names == ["drop_blocks", "prune", "distill", "static_int8"]
+    assert first.recipe.steps[:3] == second.recipe.steps
+    assert first.recipe.steps[1].parameters["align"] == 16
+    assert first.recipe.steps[2].parameters == {"epochs": 3, "augment": "flip"}
     assert (first.recipe.run, second.recipe.run) == (ORT, OPENVINO)
 
 
@@ -72,7 +96,7 @@ def test_widths_are_what_the_registers_hold() -> None:
 
 def test_a_model_that_cannot_be_changed_ends_it() -> None:
     trials = try_structures(failed, [((), ORT), ((), OPENVINO)], TAUGHT_STEPS)
-    assert len(trials) == 2
+    assert len(trials) == 4  # with and without its blocks
 
 
 def test_too_many_joules_is_no_loss_of_quality() -> None:
@@ -80,7 +104,8 @@ def test_too_many_joules_is_no_loss_of_quality() -> None:
         reason = "needs 1.30 x the joules of the strongest lossless way"
         return replace(rejected(recipe, 1.3), reason=reason)
 
-    assert max(map(cut, try_structures(dear, [((), ORT)], TAUGHT_STEPS))) == max(WIDTHS)
+    trials = try_structures(dear, [((), ORT)], TAUGHT_STEPS)
+    assert max(cut(trial.recipe) for trial in trials) == max(WIDTHS)
 
 
 def test_what_was_best_for_the_original_follows_and_plain_float_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ class DropBlocks:
 
     Args:
         count: how many.
-        keep: instead of `count`, the numbers of those that stay, from 0, as in "0,2,4".
+        ratio: instead of `count`, what share of those that can go, (0, 1], rounded up.
+        keep: instead of both, the numbers of those that stay, from 0, as in "0,2,4".
         order: "importance" leaves out, one after the other, the block without which the outputs
             move least; "spaced" keeps evenly spaced ones, the first and the last among them.
 
@@ -45,13 +47,16 @@ class DropBlocks:
     """
 
     count: int = 0
+    ratio: float = 0.0
     keep: str = ""
     order: str = "importance"
 
     def __post_init__(self) -> None:
         keep = str(self.keep)  # of one block it is a number
-        if (self.count > 0) == bool(keep):
-            raise ValueError("give either count, from 1, or keep")
+        if self.count < 0 or not 0 <= self.ratio <= 1:
+            raise ValueError("count is a whole number from 1, ratio a share up to 1")
+        if [self.count > 0, self.ratio > 0, bool(keep)].count(True) != 1:
+            raise ValueError("give one of count, ratio and keep")
         if self.order not in ORDERS:
             raise ValueError(f"order is one of {', '.join(ORDERS)}")
         if keep and not all(number.strip().isdecimal() for number in keep.split(",")):
@@ -83,18 +88,19 @@ class DropBlocks:
         self, model: onnx.ModelProto, blocks: Sequence[Block], material: Material
     ) -> set[int]:
         total = len(blocks)
-        if self.count == 0:
+        if self.keep != "":
             kept = {int(number) for number in str(self.keep).split(",")}
             if max(kept) >= total:
                 raise PassError(
                     f"block {max(kept)} cannot be kept: the graph has {total}, 0 to {total - 1}"
                 )
             return kept
-        if self.count > total:
-            raise PassError(f"{self.count} blocks cannot go: the graph has {total}")
+        count = self.count or math.ceil(self.ratio * total)
+        if count > total:
+            raise PassError(f"{count} blocks cannot go: the graph has {total}")
         if self.order == "spaced":
-            return set(spaced(total, total - self.count))
-        return set(range(total)) - set(_least_missed(model, blocks, self.count, material))
+            return set(spaced(total, total - count))
+        return set(range(total)) - set(_least_missed(model, blocks, count, material))
 
 
 def spaced(total: int, kept: int) -> tuple[int, ...]:

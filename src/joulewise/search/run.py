@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from joulewise.compress.process import Tell
 from joulewise.core.claim import Trial
-from joulewise.core.errors import ProgramError
+from joulewise.core.errors import PassError, ProgramError, SensorError
 from joulewise.core.recipe import Recipe, RunSettings
+from joulewise.core.records import dump, load
 from joulewise.export.process import ProgramProcess
 from joulewise.meter.bill import Bill
 from joulewise.search.bench import Bench
 from joulewise.search.choose import best_lossless, best_runs
+from joulewise.search.group_costs import group_costs
 from joulewise.search.session import Session
 from joulewise.search.space import changed_recipes, lossless_recipes
 from joulewise.search.structure import (
@@ -85,11 +87,35 @@ def _smaller(
         return made[-1]
 
     session = attempt.bench.session
-    taught = taught_steps(session.settings, session.host)
-    try_structures(one, post_training(trials, best), taught)
+    prune, distill = taught_steps(session.settings, session.host)
+    with attempt.bill.stage("trials"):
+        costs = _kept_costs(
+            session, best_lossless(trials).recipe.run, int(prune.parameters["align"])
+        )
+    prune = replace(prune, parameters={**prune.parameters, "costs": costs})
+    try_structures(one, post_training(trials, best), (prune, distill))
     for recipe in cascade_recipes(made):
         one(recipe)
     return tuple(made)
+
+
+def _kept_costs(session: Session, run: RunSettings, align: int) -> str:
+    """Return what groups of channels cost, as first measured: recipes hold it, and are kept."""
+    file = session.folder / "group-costs.json"
+    if not file.exists():
+        try:
+            found = group_costs(session, run, align)
+        except (PassError, ProgramError, SensorError):  # they order what goes, no more
+            found = ()
+        dump(_GroupCosts(thousandths=found), file)
+    return " ".join(map(str, load(_GroupCosts, file).thousandths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GroupCosts:
+    """What each group of channels costs, in thousandths of the joules of the model."""
+
+    thousandths: tuple[int, ...]
 
 
 def _teaches(recipe: Recipe) -> bool:
