@@ -18,17 +18,20 @@ from joulewise.compress.static_int8 import Quantizer, StaticInt8, prepare
 from joulewise.core.child import tell
 from joulewise.core.errors import PassError
 from joulewise.learn.plan import Lessons, Plan
+from joulewise.workload.store import Store
 
 if TYPE_CHECKING:
     from joulewise.learn.network import Network
 
 __all__ = ["Qat"]
 
-ALIKE_RATIO = 0.02
+ALIKE_RATIO = 0.25
 """Largest relative L2 difference between the graph and the network that was trained in its place.
 
 Source: a judgement. Where a number lies between two steps, float32 sums in another order round it
-the other way, so the two are never the same bits.
+the other way, and every layer after it makes more of that: 0.002 was found for two layers, 0.1 for
+a transformer of six, where rounding itself changes 0.67. That torch computes the operators as ONNX
+Runtime does is checked without rounding.
 """
 
 
@@ -67,6 +70,8 @@ class Qat:
 
     def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:
         """Write ``model.onnx``; raises PassError where there is nothing to round or learn from."""
+        if material.train is None:
+            raise PassError("there is nothing to learn from; name training items with --train")
         import onnx
 
         from joulewise.learn.fake_int8 import fake_int8
@@ -85,24 +90,23 @@ class Qat:
         teacher = Network(onnx.load(original))
         few = material.calibrate.batch(0, student.fixed_items or FEW_ITEMS)
         check_same(teacher, original, few)
-        self._train(student, teacher, material)
+        check_same(Network(onnx.load(source)), source, few)
+        self._train(student, teacher, material, material.train)
         quantizer.put(student.weights())
         onnx.save(quantizer.whole(), target)
         check_same(student, target, few, ALIKE_RATIO)
         return (target.name,)
 
-    def _train(self, student: Network, teacher: Network, material: Material) -> None:
+    def _train(self, student: Network, teacher: Network, material: Material, items: Store) -> None:
         from joulewise.learn.fixed_batch import FixedBatch
         from joulewise.learn.trainer import train
 
-        if material.train is None:
-            raise PassError("there is nothing to learn from; name training items with --train")
         fixed = fixed_items(student, teacher, material)
         pupil, master = (x if fixed is None else FixedBatch(x, fixed) for x in (student, teacher))
         train(
             pupil,
             Lessons(
-                train=material.train,
+                train=items,
                 search=material.search,
                 inputs=student.inputs,
                 teacher=master,
