@@ -34,6 +34,12 @@ class TestDynamicInt8(PassContract):
     make = staticmethod(models.mlp_classifier)
 
 
+class TestWeightOnly(PassContract):
+    step = Step(name="weight_only")
+    runtime = "onnxruntime"
+    make = staticmethod(models.mlp_classifier)
+
+
 class TestSmooth(PassContract):
     step = Step(name="smooth")
     runtime = "onnxruntime"

@@ -48,6 +48,12 @@ PASSES: Registry[type[Pass]] = Registry(
             requires=("onnx", "onnxruntime"),
             extra="onnx",
         ),
+        "weight_only": Entry(
+            target="joulewise.compress.weight_only:WeightOnly",
+            summary="8 or 4 bits for weights alone, where reading them takes the time",
+            requires=("onnx", "onnxruntime"),
+            extra="onnx",
+        ),
         "smooth": Entry(
             target="joulewise.compress.smooth:Smooth",
             summary="outliers of activations moved into weights, before int8; the same function",
