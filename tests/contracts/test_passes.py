@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +100,16 @@ class TestDropBlocks(PassContract):
     step = Step(name="drop_blocks", parameters={"count": 1})
     runtime = "onnxruntime"
     make = staticmethod(models.residual_classifier)
+
+
+class TestTrimPadding(PassContract):
+    step = Step(name="trim_padding")
+    runtime = "onnxruntime"
+    make = staticmethod(models.masked_pooling)
+
+    def store(self, folder: Path, model: Path, items: int) -> Store:  # noqa: ARG002
+        """Tokens and their mask, which this pass is about."""
+        return models.masked_store(folder, items)
 
 
 class TestLowRank(PassContract):

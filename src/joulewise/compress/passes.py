@@ -108,6 +108,12 @@ PASSES: Registry[type[Pass]] = Registry(
             requires=("onnx", "onnxruntime", "torch"),
             extra="torch",
         ),
+        "trim_padding": Entry(
+            target="joulewise.compress.trim_padding:TrimPadding",
+            summary="padding cut off within the graph, to the longest item of a batch",
+            requires=("onnx", "onnxruntime", "torch"),
+            extra="torch",
+        ),
         "low_rank": Entry(
             target="joulewise.compress.low_rank:LowRank",
             summary="matrix products split into two thin ones where that is less work",

@@ -21,6 +21,9 @@ __all__ = [
     "conv_classifier",
     "labelled_items",
     "labelled_store",
+    "masked_items",
+    "masked_pooling",
+    "masked_store",
     "mlp_classifier",
     "norm_classifier",
     "pointwise",
@@ -42,6 +45,7 @@ VECTOR = (16,)
 OPSET = 17
 IR_VERSION = 10
 NOISE = 0.25
+WORDS, LENGTH = 20, 12
 
 
 def conv_classifier(path: Path, *, batch: int | None = None, external: bool = False) -> Path:
@@ -169,6 +173,57 @@ def mlp_classifier(path: Path, *, batch: int | None = None, external: bool = Fal
     return _classifier(path, nodes, weights, VECTOR, batch=batch, external=external)
 
 
+def masked_pooling(path: Path, *, batch: int | None = None, external: bool = False) -> Path:
+    """Write the mean of embedded tokens and MatMul: ids, attention_mask [n, 12] -> scores [n, 4].
+
+    Every token gets a constant added for its place; the length is fixed.
+
+    Args:
+        path: the file to write.
+        batch: fixed number of items, None for a free one.
+        external: keep the weights in a file beside it.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(5)
+    weights = {
+        "table": random.normal(0, 1, (WORDS, VECTOR[0])),
+        "places": random.normal(0, 0.1, (1, LENGTH, VECTOR[0])),
+        "head": random.normal(0, 1, (VECTOR[0], CLASSES)),
+    }
+    whole = {"last": [2], "one": [1]}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["words"]),
+        helper.make_node("Add", ["words", "places"], ["tokens"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        helper.make_node("Mul", ["tokens", "column"], ["present"]),
+        helper.make_node("ReduceSum", ["present", "one"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["mask", "one"], ["count"], keepdims=1),
+        helper.make_node("Max", ["count", "least"], ["some"]),
+        helper.make_node("Div", ["sum", "some"], ["mean"]),
+        helper.make_node("MatMul", ["mean", "head"], ["scores"]),
+    ]
+    arrays = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    arrays |= {name: np.array(value, np.int64) for name, value in whole.items()}
+    arrays["least"] = np.ones(1, np.float32)
+    first = "n" if batch is None else batch
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, [first, LENGTH])
+        for name in ("ids", "attention_mask")
+    ]
+    output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [first, CLASSES])
+    initialisers = [numpy_helper.from_array(value, name) for name, value in arrays.items()]
+    graph = helper.make_graph(nodes, "test", inputs, [output], initializer=initialisers)
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    options = {"location": f"{path.stem}.data", "size_threshold": 0} if external else {}
+    onnx.save_model(model, str(path), save_as_external_data=external, **options)
+    return path
+
+
 def pointwise(path: Path) -> Path:
     """Write a model without any operator that a quantizer changes: erf(x), x [n, 16]."""
     from onnx import helper
@@ -231,25 +286,43 @@ def labelled_store(folder: Path, model: Path, items: int, *, seed: int = 0) -> S
     return write_store(folder, {"x": x}, {"x": "float32"}, labels, np.arange(items))
 
 
+def masked_items(items: int, *, seed: int = 0) -> dict[str, npt.NDArray[np.int64]]:
+    """Return items for `masked_pooling`: ids, and a mask that ends in padding of many lengths."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, LENGTH, size=items)
+    mask = (np.arange(LENGTH) < lengths[:, None]).astype(np.int64)
+    return {"ids": random.integers(WORDS, size=mask.shape), "attention_mask": mask}
+
+
+def masked_store(folder: Path, items: int) -> Store:
+    """Write `masked_items`, without labels, as a split to `folder`."""
+    arrays = masked_items(items)
+    return write_store(folder, arrays, dict.fromkeys(arrays, "int64"), None, np.arange(items))
+
+
 def vector_store(folder: Path, items: int) -> Store:
     """Write items for `pointwise`, without labels, as a split to `folder`."""
     x = np.random.default_rng(0).normal(size=(items, *VECTOR)).astype(np.float32)
     return write_store(folder, {"x": x}, {"x": "float32"}, None, np.arange(items))
 
 
-def reference_answers(model: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def reference_answers(model: Path, x: Array | Mapping[str, Array]) -> npt.NDArray[np.int64]:
     """Return the class that ONNX's reference implementation gives each item, int64 [n].
 
     Args:
         model: a classifier of this module.
-        x: items [n, ...]; a fixed batch is filled from the start at the end.
+        x: items [n, ...], by input where there are several; a fixed batch is filled from the
+            start at the end.
     """
-    first, _ = _input_shape(model)
-    step = first or len(x)
-    filled = x[np.arange(len(x) + -len(x) % step) % len(x)]
-    batches = [filled[start : start + step] for start in range(0, len(x), step)]
-    scores = [reference_outputs(model, {"x": batch})[0] for batch in batches]
-    return np.asarray(np.argmax(np.concatenate(scores)[: len(x)], axis=1), np.int64)
+    columns = x if isinstance(x, Mapping) else {"x": x}
+    items = len(next(iter(columns.values())))
+    step = _input_shape(model)[0] or items
+    scores = []
+    for start in range(0, items, step):
+        rows = np.arange(start, start + step) % items
+        batch = {name: values[rows] for name, values in columns.items()}
+        scores.append(reference_outputs(model, batch)[0])
+    return np.asarray(np.argmax(np.concatenate(scores)[:items], axis=1), np.int64)
 
 
 def reference_outputs(model: Path, inputs: Mapping[str, Array]) -> list[Array]:
