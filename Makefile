@@ -10,7 +10,7 @@ demo: .venv/installed  ## install, then replace a real network by one that needs
 	$(BIN)/joulewise demo
 
 test: .venv/developing check  ## install, then lint, type-check and run all tests but the slow ones
-	$(BIN)/pytest -m "not slow" --cov
+	$(BIN)/pytest -n 2 -m "not slow" --cov
 
 check: .venv/developing  ## lint, types and layers
 	$(BIN)/ruff format --check
