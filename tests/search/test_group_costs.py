@@ -95,6 +95,6 @@ def test_a_group_that_holds_nearly_all_the_work_costs_most_joules(tmp_path: Path
         open_meter=meter_opener(settings.meter, host),
         folder=tmp_path,
     )
-    first, second, third = group_costs(session, session.anchor.run, 16)
+    first, second, third = group_costs(session, session.anchor, 16)
     assert 0 <= third < first <= 1000
     assert third < second <= 1000

@@ -23,7 +23,7 @@ from tests.trials import failed, int8, measured, rejected
 ORT = RunSettings(runtime="onnxruntime", threads=1)
 OPENVINO = RunSettings(runtime="openvino", threads=1)
 AVX512 = replace(read_host(), instruction_sets=("avx2", "avx512"))
-TAUGHT_STEPS = taught_steps(Settings(epochs=3, augment="flip"), AVX512)
+PRUNE, DISTILL = taught_steps(Settings(epochs=3, augment="flip"), AVX512)
 BEST = {"onnxruntime": ORT, "openvino": OPENVINO}
 
 
@@ -31,6 +31,12 @@ def cut(recipe: Recipe) -> float:
     (ratio,) = [step.parameters["ratio"] for step in recipe.steps if step.name == "prune"]
     assert isinstance(ratio, float)
     return ratio
+
+
+def prune_for(body: tuple[Step, ...]) -> Step:
+    """Return a step that says of which body it prunes what is left."""
+    costs = "shallow" if body else "deep"
+    return replace(PRUNE, parameters={**PRUNE.parameters, "costs": costs})
 
 
 def is_shallow(recipe: Recipe) -> bool:
@@ -54,7 +60,7 @@ def without_blocks(recipe: Recipe) -> Trial:
 
 @pytest.mark.parametrize("limit", WIDTHS)
 def test_halving_finds_the_narrowest_that_does_the_job(limit: float) -> None:
-    trials = try_structures(model_that_keeps_quality_to(limit), [((), ORT)], TAUGHT_STEPS)
+    trials = try_structures(model_that_keeps_quality_to(limit), [((), ORT)], prune_for, DISTILL)
     kept = [cut(trial.recipe) for trial in trials if trial.state == "measured"]
     assert max(kept) == limit
     assert len(trials) == 3  # of seven widths
@@ -66,12 +72,12 @@ def test_a_model_that_misses_its_blocks_keeps_them() -> None:
     def deep(recipe: Recipe) -> Trial:
         return rejected(recipe) if is_shallow(recipe) else measured(recipe, 0.5)
 
-    trials = try_structures(deep, [((), ORT)], TAUGHT_STEPS)
+    trials = try_structures(deep, [((), ORT)], prune_for, DISTILL)
     assert [is_shallow(trial.recipe) for trial in trials] == [True] * 3 + [False] * 3
 
 
 def test_a_model_without_blocks_loses_channels_alone() -> None:
-    trials = try_structures(without_blocks, [((), ORT), ((), OPENVINO)], TAUGHT_STEPS)
+    trials = try_structures(without_blocks, [((), ORT), ((), OPENVINO)], prune_for, DISTILL)
     assert [trial.state for trial in trials] == ["failed"] * 2 + ["measured"] * 6
     assert max(cut(trial.recipe) for trial in trials[2:]) == max(WIDTHS)
 
@@ -79,12 +85,13 @@ def test_a_model_without_blocks_loses_channels_alone() -> None:
 def test_all_ways_share_what_was_taught() -> None:
     int8_step = Step(name="static_int8")
     ways = [((int8_step,), ORT), ((), OPENVINO)]
-    trials = try_structures(model_that_keeps_quality_to(1.0), ways, TAUGHT_STEPS)
+    trials = try_structures(model_that_keeps_quality_to(1.0), ways, prune_for, DISTILL)
     first, second = trials[:2]
     names = [step.name for step in first.recipe.steps]
     assert names == ["drop_blocks", "prune", "distill", "static_int8"]
     assert first.recipe.steps[:3] == second.recipe.steps
     assert first.recipe.steps[1].parameters["align"] == 16
+    assert first.recipe.steps[1].parameters["costs"] == "shallow"
     assert first.recipe.steps[2].parameters == {"epochs": 3, "augment": "flip"}
     assert (first.recipe.run, second.recipe.run) == (ORT, OPENVINO)
 
@@ -95,7 +102,7 @@ def test_widths_are_what_the_registers_hold() -> None:
 
 
 def test_a_model_that_cannot_be_changed_ends_it() -> None:
-    trials = try_structures(failed, [((), ORT), ((), OPENVINO)], TAUGHT_STEPS)
+    trials = try_structures(failed, [((), ORT), ((), OPENVINO)], prune_for, DISTILL)
     assert len(trials) == 4  # with and without its blocks
 
 
@@ -104,7 +111,7 @@ def test_too_many_joules_is_no_loss_of_quality() -> None:
         reason = "needs 1.30 x the joules of the strongest lossless way"
         return replace(rejected(recipe, 1.3), reason=reason)
 
-    trials = try_structures(dear, [((), ORT)], TAUGHT_STEPS)
+    trials = try_structures(dear, [((), ORT)], prune_for, DISTILL)
     assert max(cut(trial.recipe) for trial in trials) == max(WIDTHS)
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from joulewise.compress.narrow import Narrow, narrowed
-from joulewise.core.recipe import RunSettings
+from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.export.process import ProgramProcess
 from joulewise.meter.interleave import Plan, interleave, ratio_of
 from joulewise.search.session import Session
@@ -31,21 +31,22 @@ PLAN = Plan(rounds=5, block_s=0.1, warm_up_s=0.2)
 WHOLE = "whole"
 
 
-def group_costs(session: Session, run: RunSettings, align: int) -> tuple[int, ...]:
-    """Return what each group of channels of the original costs, in thousandths of its joules.
+def group_costs(session: Session, recipe: Recipe, align: int) -> tuple[int, ...]:
+    """Return what each group of channels of a model costs, in thousandths of its joules.
 
     Args:
         session: the job, the terms and the machine.
-        run: how the model is run.
+        recipe: whose steps give the model, and how it is run.
         align: widths are multiples of it.
 
     Returns:
         In the order of `joulewise.compress.prune.Prune.costs`; 0 where nothing can be measured.
 
     Raises:
-        PassError: the model has no channels that can go.
+        PassError: the model has no channels that can go, or a step does not fit.
     """
-    model = session.workload.model.path
+    session.make(recipe)
+    model = session.main_file(recipe)
     with tempfile.TemporaryDirectory(dir=session.folder) as folder:
         groups = narrowed(model, session.workload.calibrate, align, MEASURED_GROUPS, Path(folder))
         saved: dict[int, float] = {}
@@ -53,7 +54,7 @@ def group_costs(session: Session, run: RunSettings, align: int) -> tuple[int, ..
         for first in range(0, len(numbers), TOGETHER):
             some = numbers[first : first + TOGETHER]
             files = {WHOLE: model} | {str(n): Path(folder) / str(groups[n].file) for n in some}
-            saved |= _saved(session, run, files)
+            saved |= _saved(session, recipe.run, files)
     return tuple(round(1000 * share) for share in shares_of(groups, saved))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from joulewise.compress.process import Tell
 from joulewise.core.claim import Trial
 from joulewise.core.errors import PassError, ProgramError, SensorError
-from joulewise.core.recipe import Recipe, RunSettings
+from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.core.records import dump, load
 from joulewise.export.process import ProgramProcess
 from joulewise.meter.bill import Bill
@@ -66,7 +66,8 @@ def search(
         strongest = best_lossless(trials).ratio
         best_ratio = None if strongest is None else strongest.value
         best = best_runs(trials)
-        changed = changed_recipes(workload.model.operators, best, session.host)
+        inputs = [tensor.name for tensor in workload.model.inputs]
+        changed = changed_recipes(workload.model.operators, best, session.host, inputs)
         trials += attempt.all(changed, trials, best_ratio)
         if workload.train is None:
             return trials
@@ -86,25 +87,26 @@ def _smaller(
         made.extend(attempt.all([recipe], (*trials, *made), best_ratio))
         return made[-1]
 
-    session = attempt.bench.session
+    session, run = attempt.bench.session, best_lossless(trials).recipe.run
     prune, distill = taught_steps(session.settings, session.host)
-    with attempt.bill.stage("trials"):
-        costs = _kept_costs(
-            session, best_lossless(trials).recipe.run, int(prune.parameters["align"])
-        )
-    prune = replace(prune, parameters={**prune.parameters, "costs": costs})
-    try_structures(one, post_training(trials, best), (prune, distill))
+
+    def prune_for(body: tuple[Step, ...]) -> Step:
+        with attempt.bill.stage("trials"):
+            costs = _kept_costs(session, Recipe(steps=body, run=run), prune)
+        return replace(prune, parameters={**prune.parameters, "costs": costs})
+
+    try_structures(one, post_training(trials, best), prune_for, distill)
     for recipe in cascade_recipes(made):
         one(recipe)
     return tuple(made)
 
 
-def _kept_costs(session: Session, run: RunSettings, align: int) -> str:
+def _kept_costs(session: Session, recipe: Recipe, prune: Step) -> str:
     """Return what groups of channels cost, as first measured: recipes hold it, and are kept."""
-    file = session.folder / "group-costs.json"
+    file = session.folder / f"group-costs-{recipe.steps_key}.json"
     if not file.exists():
         try:
-            found = group_costs(session, run, align)
+            found = group_costs(session, recipe, int(prune.parameters["align"]))
         except (PassError, ProgramError, SensorError):  # they order what goes, no more
             found = ()
         dump(_GroupCosts(thousandths=found), file)

@@ -14,6 +14,9 @@ __all__ = ["anchor_recipe", "as_found_recipe", "changed_recipes", "lossless_reci
 QUANTIZABLE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "Attention"})
 """Operators of which the int8 passes quantize at least one; without any there is nothing to try."""
 
+MASK = "attention_mask"
+"""Input that says where padding is, as exporters of transformers name it."""
+
 
 def as_found_recipe(runtimes: Sequence[str]) -> Recipe:
     """Return the original as a user runs it who sets nothing."""
@@ -37,7 +40,10 @@ def lossless_recipes(runtimes: Sequence[str], cpus: int) -> tuple[Recipe, ...]:
 
 
 def changed_recipes(
-    operators: Collection[str], best: dict[str, RunSettings], host: Host
+    operators: Collection[str],
+    best: dict[str, RunSettings],
+    host: Host,
+    inputs: Collection[str] = (),
 ) -> tuple[Recipe, ...]:
     """Return the recipes that change the model's arithmetic, for this CPU's instruction set.
 
@@ -45,11 +51,15 @@ def changed_recipes(
         operators: operator types of the original.
         best: runtime -> its cheapest lossless settings here.
         host: the machine; without VNNI, weights of 7 bits are tried first.
+        inputs: names of the original's inputs; from one with a mask padding is cut.
     """
     recipes: list[Recipe] = []
+    trims = MASK in inputs and PASSES.missing("trim_padding") is None
     for runtime, run in best.items():
         lossy = RUNTIMES.load(runtime)().lossy(run, host.instruction_sets)
         recipes += [Recipe(run=settings) for settings in lossy]
+        if trims:
+            recipes += [Recipe(steps=x, run=run) for x in _trimmed_steps(runtime, operators, host)]
         if QUANTIZABLE.intersection(operators):
             recipes += [Recipe(steps=x, run=run) for x in _int8_steps(runtime, operators, host)]
     return tuple(recipes)
@@ -61,7 +71,7 @@ def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[tu
         return [(Step(name="nncf_int8", parameters={"preset": preset}),) for preset in names]
     if runtime != "onnxruntime":
         return []
-    saturates = host.architecture == "x86_64" and "vnni" not in host.instruction_sets
+    saturates = _saturates(host)
     steps: list[tuple[Step, ...]] = [
         (_static("all", saturates),),
         (_static("all", not saturates),),
@@ -72,9 +82,27 @@ def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[tu
     if "MatMul" in operators:
         steps.append((dynamic,))
     if _is_transformer(operators):
-        smooth = Step(name="smooth")
-        steps += [(smooth, dynamic), (smooth, _static("transformer", saturates))]
+        steps += _smoothed_steps(saturates)
     return steps
+
+
+def _smoothed_steps(saturates: bool) -> list[tuple[Step, ...]]:
+    smooth = Step(name="smooth")
+    dynamic = Step(name="dynamic_int8", parameters={"reduce_range": saturates})
+    return [(smooth, dynamic), (smooth, _static("transformer", saturates))]
+
+
+def _trimmed_steps(runtime: str, operators: Collection[str], host: Host) -> list[tuple[Step, ...]]:
+    """Return steps that cut padding off first: alone, and before int8 of a transformer."""
+    trim = Step(name="trim_padding")
+    if runtime != "onnxruntime" or not _is_transformer(operators):
+        return [(trim,)]
+    return [(trim,), *((trim, *steps) for steps in _smoothed_steps(_saturates(host)))]
+
+
+def _saturates(host: Host) -> bool:
+    """Return whether sums of products of 8 bits overflow 16 bits, which is so without VNNI."""
+    return host.architecture == "x86_64" and "vnni" not in host.instruction_sets
 
 
 def _is_transformer(operators: Collection[str]) -> bool:

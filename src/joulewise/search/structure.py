@@ -101,21 +101,24 @@ def taught_steps(settings: Settings, host: Host) -> tuple[Step, Step]:
 def try_structures(
     attempt: Try,
     ways: Sequence[tuple[tuple[Step, ...], RunSettings]],
-    taught: tuple[Step, Step],
+    prune_for: Callable[[tuple[Step, ...]], Step],
+    distill: Step,
 ) -> tuple[Trial, ...]:
     """Try narrower and narrower models as long as they keep the quality, one body after the other.
 
     Args:
         attempt: tries a recipe.
         ways: steps and settings that follow the training.
-        taught: see `taught_steps`.
+        prune_for: gives the step that prunes what the steps of a body leave; its ratio is filled
+            in here.
+        distill: the step that teaches.
 
     Returns:
         The trials in their order; it ends early where the model cannot be changed at all.
     """
     trials: list[Trial] = []
     for body in BODIES:
-        fresh = _try_widths(attempt, ways, body, taught)
+        fresh = _try_widths(attempt, ways, (*body, prune_for(body), distill))
         trials += fresh
         if any(map(_keeps_quality, fresh)):
             break
@@ -125,10 +128,9 @@ def try_structures(
 def _try_widths(
     attempt: Try,
     ways: Sequence[tuple[tuple[Step, ...], RunSettings]],
-    body: tuple[Step, ...],
-    taught: tuple[Step, Step],
+    taught: tuple[Step, ...],
 ) -> list[Trial]:
-    prune, distill = taught
+    *body, prune, distill = taught
     trials: list[Trial] = []
     low, high = 0, len(WIDTHS)
     while low < high:
