@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from joulewise.core.host import Host, read_host
-from joulewise.core.recipe import Recipe, RunSettings
+from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.search.space import (
     anchor_recipe,
     as_found_recipe,
@@ -84,6 +84,30 @@ def test_other_networks_are_not(operators: list[str]) -> None:
     recipes = changed_recipes(operators, ORT, VNNI)
     assert all(len(recipe.steps) == 1 for recipe in recipes)
     assert "transformer" not in str(recipes)
+
+
+@pytest.mark.parametrize(("host", "saturates"), [(VNNI, False), (X86, True)])
+def test_padding_is_cut_off_first_where_there_is_a_mask(host: Host, saturates: bool) -> None:
+    operators, inputs = ["MatMul", "Softmax"], ["input_ids", "attention_mask"]
+    plain = changed_recipes(operators, BEST, host)
+    recipes = changed_recipes(operators, BEST, host, inputs)
+    added = [recipe for recipe in recipes if recipe not in plain]
+    assert [recipe for recipe in recipes if recipe in plain] == list(plain)
+    assert all(recipe.steps[0] == Step(name="trim_padding") for recipe in added)
+    alone = [recipe.run.runtime for recipe in added if len(recipe.steps) == 1]
+    assert alone == list(BEST)
+    rest = [recipe.steps[1:] for recipe in added if len(recipe.steps) > 1]
+    assert [[step.name for step in steps] for steps in rest] == [
+        ["smooth", "dynamic_int8"], ["smooth", "static_int8"],
+    ]  # fmt: skip
+    assert all(steps[1].parameters["reduce_range"] == saturates for steps in rest)
+
+
+def test_padding_of_what_is_no_transformer_is_cut_off_alone() -> None:
+    plain = changed_recipes(["LSTM"], ORT, VNNI)
+    recipes = changed_recipes(["LSTM"], ORT, VNNI, ["attention_mask"])
+    added = [recipe.steps for recipe in recipes if recipe not in plain]
+    assert added == [(Step(name="trim_padding"),)]
 
 
 def test_nothing_to_quantize_gives_nothing_to_try() -> None:
