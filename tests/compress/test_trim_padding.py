@@ -218,6 +218,33 @@ def test_a_shape_that_is_computed_from_the_whole_length_is_refused(tmp_path: Pat
         applied(model, items_like(), tmp_path / "out")
 
 
+def test_operators_without_a_gradient_do_no_harm(tmp_path: Path) -> None:
+    """Nothing is trained here."""
+    nodes, weights = attention(8)
+    nodes[-1].output[0] = "found"
+    nodes.append(helper.make_node("Softsign", ["found"], ["scores"]))
+    model = written(tmp_path / "model.onnx", nodes, weights)
+    made = applied(model, items_like(), tmp_path / "out")
+    (found,), (wanted,) = (models.reference_outputs(path, items_like()) for path in (made, model))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_graph_within_a_node_is_refused(tmp_path: Path) -> None:
+    nodes, weights = attention(8)
+    nodes[-1].output[0] = "found"
+    weights["yes"] = np.array(True)
+    output = helper.make_tensor_value_info("same", TensorProto.FLOAT, None)
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["found"], ["same"])], "branch", [], [output]
+    )
+    nodes.append(
+        helper.make_node("If", ["yes"], ["scores"], then_branch=branch, else_branch=branch)
+    )
+    model = written(tmp_path / "model.onnx", nodes, weights)
+    with pytest.raises(PassError, match="loops or branches"):
+        applied(model, items_like(), tmp_path / "out")
+
+
 @pytest.mark.parametrize("turned", [False, True], ids=["no padding", "padding on the left"])
 def test_nothing_to_cut_is_refused(tmp_path: Path, turned: bool) -> None:
     items = items_like()

@@ -49,11 +49,12 @@ FOLD_LIMIT_RATIO = 4
 (a mask made of one number, say)."""
 
 
-def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+def plain(model: onnx.ModelProto, *, trained: bool = True) -> onnx.ModelProto:
     """Return the model in plain form; the argument is not changed.
 
     Args:
         model: its weights loaded.
+        trained: refuse it where it could not be trained; without this, operators may be any.
 
     Raises:
         PassError: an operator is not known, or the opset cannot be raised.
@@ -64,7 +65,8 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     made.CopyFrom(_raised(model))
     graph = made.graph
     _constants_to_initializers(graph)
-    _check_operators(graph)
+    if trained:
+        _check_operators(graph)
     _fold(graph)
     inputs = [value for value in graph.input if value.name not in arrays_of(graph)]
     del graph.input[:]
@@ -258,7 +260,7 @@ def _length(axis: onnx.TensorShapeProto.Dimension) -> int | str | None:
     return axis.dim_param or None
 
 
-def flexible(model: onnx.ModelProto) -> onnx.ModelProto:
+def flexible(model: onnx.ModelProto, *, trained: bool = True) -> onnx.ModelProto:
     """Return a model in plain form whose Reshape nodes take what they can from their input.
 
     A size that is the same axis of the input becomes 0, and of the others one becomes -1, so that
@@ -266,12 +268,13 @@ def flexible(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Args:
         model: its weights loaded; not changed.
+        trained: see `plain`.
 
     Source: ONNX operator schema of Reshape, opset 13: "0" copies the axis, "-1" is what is left.
     """
     from onnx import numpy_helper
 
-    made = plain(model)
+    made = plain(model, trained=trained)
     graph, arrays, shapes = made.graph, arrays_of(made.graph), shapes_of(made)
     for node in graph.node:
         before = shapes.get(node.input[0]) if node.op_type == "Reshape" else None
