@@ -41,7 +41,7 @@ Items = dict[str, npt.NDArray[Any]]
 
 
 def r8() -> Items:
-    """Return 2,189 news: tokens [n, 128], their mask and types, and y: the topic."""
+    """Return 2,189 news: tokens [n, 128], their mask and types; y, the topic; and classes."""
     return _items(R8, "test")
 
 
@@ -51,7 +51,7 @@ def r8_lessons() -> Items:
 
 
 def news() -> Items:
-    """Return 7,528 posts: tokens [n, 128], their mask and types, and y: the group."""
+    """Return 7,528 posts: tokens [n, 128], their mask and types; y, the group; and classes."""
     return _items(NEWS, "test")
 
 
@@ -68,6 +68,7 @@ def model(name: str) -> Path:
 
         lessons = _items(name, "train")
         labels = lessons.pop("y")
+        del lessons["classes"]
         part = target.with_name("part.onnx")
         export_module(_classifier(lessons, labels), lessons, part)
         part.rename(target)
@@ -89,11 +90,13 @@ def _items(name: str, part: str) -> Items:
     tokenizer.enable_truncation(TOKENS)
     tokenizer.enable_padding(length=TOKENS)
     encoded = tokenizer.encode_batch(list(texts))
+    classes = sorted(set(topics))
     return {
         "input_ids": np.array([x.ids for x in encoded]),
         "attention_mask": np.array([x.attention_mask for x in encoded]),
         "token_type_ids": np.array([x.type_ids for x in encoded]),
-        "y": np.searchsorted(sorted(set(topics)), topics),
+        "y": np.searchsorted(classes, topics),
+        "classes": np.array(classes),
     }
 
 
