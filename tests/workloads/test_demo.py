@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from joulewise.core.records import Bundle, load
+from joulewise.demo import DATA, MODEL
 
 pytestmark = pytest.mark.slow
 
@@ -68,3 +69,26 @@ def test_verify_holds_and_then_notices_what_was_altered(one_by_one: Path) -> Non
     done = joulewise("verify", one_by_one)
     assert done.returncode == 3
     assert "labels were altered" in done.stdout
+
+
+def test_smaller_networks_are_taught_tried_and_billed(tmp_path: Path) -> None:
+    """With a few lessons the narrow ones lose too much, and each is told why it lost."""
+    images = np.load(DATA)
+    parts = {"lessons": slice(0, 3000), "judged": slice(3000, None)}
+    for name, part in parts.items():
+        arrays = {key: images[key][part] for key in ("x", "y")}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    done = joulewise(
+        "optimize", MODEL, "--data", tmp_path / "judged.npz", "--train", tmp_path / "lessons.npz",
+        "--epochs", "1", "--runtime", "onnxruntime", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    bundle = load(Bundle, tmp_path / "out" / "joulewise.json")
+    taught = [t for t in bundle.trials if "distill" in [step.name for step in t.recipe.steps]]
+    assert {step.name for trial in taught for step in trial.recipe.steps} >= {
+        "drop_blocks", "prune", "distill", "static_int8", "cascade",
+    }  # fmt: skip
+    assert not [trial for trial in taught if trial.state == "failed"]
+    assert all(trial.reason for trial in taught if trial.recipe != bundle.recipe)
+    assert 0 < bundle.ledger.stages_j["training"].low < bundle.ledger.total_j.low
+    assert all(claim.difference.lower > -0.005 for claim in bundle.claims if claim.holds)

@@ -40,6 +40,8 @@ LIVE_PERIOD_S = 0.5
 PART_STEP = 0.1
 """Share of a long step after which another line is written where there is no terminal."""
 
+ROUNDING = 1e-9
+
 
 class Terminal:
     """Shows stages and trials while they happen.
@@ -101,11 +103,11 @@ class Terminal:
     def part(self, done: float, words: str) -> None:
         """Say how far a long step is."""
         self._bar.update(self._task, description=f"{100 * done:.0f} %  {words}"[:60])
-        if not self._console.is_terminal and done >= self._told + PART_STEP:
+        if done < self._told:  # another step
+            self._told = 0.0
+        if not self._console.is_terminal and done >= self._told + PART_STEP - ROUNDING:
             self._told = done
             self._say(f"      {100 * done:.0f} %  {words}")
-        if done >= 1:
-            self._told = 0.0
 
     def _say(self, line: str) -> None:
         self._console.print(text.plain(line), markup=False, highlight=False)
