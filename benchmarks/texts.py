@@ -231,8 +231,8 @@ def _fresh(folder: Path, name: str) -> Path:
 def lines_of(record: Record) -> list[str]:
     """Return a line per variant for the terminal."""
     return [
-        f"{each.name:42} {100 * each.accuracy:.2f} %{_bound(each)}; {each.size_bytes / 1e6:.0f} MB; "
-        f"joules over the peer's {_words(each.ratio)}, over the trimmed peer's "
+        f"{each.name:42} {100 * each.accuracy:.2f} %{_bound(each)}; "
+        f"{each.size_bytes / 1e6:.0f} MB; joules over the peer's {_words(each.ratio)}, over the trimmed peer's "
         f"{_words(each.ratio_to_trimmed)}"
         for each in record.variants
     ]
