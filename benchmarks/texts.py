@@ -232,8 +232,8 @@ def lines_of(record: Record) -> list[str]:
     """Return a line per variant for the terminal."""
     return [
         f"{each.name:42} {100 * each.accuracy:.2f} %{_bound(each)}; "
-        f"{each.size_bytes / 1e6:.0f} MB; joules over the peer's {_words(each.ratio)}, over the trimmed peer's "
-        f"{_words(each.ratio_to_trimmed)}"
+        f"{each.size_bytes / 1e6:.0f} MB; joules over the peer's {_words(each.ratio)}, "
+        f"over the trimmed peer's {_words(each.ratio_to_trimmed)}"
         for each in record.variants
     ]
 
