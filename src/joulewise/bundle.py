@@ -28,6 +28,7 @@ from joulewise.proof.prove import Contest
 from joulewise.report.card import render_card
 from joulewise.report.page import render_page
 from joulewise.workload.store import Store, open_store
+from joulewise.workload.task import task_of
 from joulewise.workload.workload import Workload
 
 __all__ = [
@@ -171,7 +172,7 @@ def contest_of(folder: Path, bundle: Bundle) -> Contest:
         candidate=bundle.recipe,
         baseline=claim.baseline,
         as_found=bundle.as_found,
-        metric="top1" if bundle.workload.metric == "top1" else "agreement",
+        task=task_of(bundle.workload.metric, bundle.workload.tolerance),
         classes=bundle.workload.classes,
         batch_items=bundle.workload.batch_items,
         latency_p95_s=bundle.workload.latency_p95_s,

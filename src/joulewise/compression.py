@@ -20,7 +20,7 @@ from joulewise.core.recipe import Recipe, RunSettings, Step, parse_steps
 from joulewise.core.records import Artifact, WorkloadRecord, dump, load
 from joulewise.core.settings import Settings, Usage
 from joulewise.export.program import RUNTIMES
-from joulewise.learn.source import as_onnx
+from joulewise.learn.source import as_onnx, gives_vectors
 from joulewise.meter.bill import Bill
 from joulewise.meter.table import meter_opener
 from joulewise.pipeline import PROOF_PLAN, Progress, Silent, judge_of_original, usable_runtimes
@@ -137,7 +137,9 @@ def compress_model(
         workload = open_workload(source, data, usage, settings, work / "data", train)
         session = Session(
             workload=workload, settings=settings, runtimes=runtimes, host=host,
-            judge=judge_of_original(workload, runtimes, settings, work / "original"),
+            judge=judge_of_original(
+                workload, runtimes, settings, work / "original", pooled=gives_vectors(model)
+            ),
             open_meter=open_meter, folder=work,
         )  # fmt: skip
         bill = Bill(open_meter([os.getpid()]))
@@ -153,7 +155,7 @@ def compress_model(
             candidate=made,
             baseline=session.anchor,
             as_found=as_found_recipe(runtimes),
-            metric=session.judge.metric,
+            task=session.judge.task,
             classes=workload.classes,
             batch_items=usage.batch_items,
             latency_p95_s=usage.latency_p95_s,
@@ -164,7 +166,7 @@ def compress_model(
         claim = prove(contest, workload.hold_out, open_meter, plan, work / "proof")
         found = Compressed(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            workload=workload_record(workload, session.judge.metric),
+            workload=workload_record(workload, session.judge.task),
             recipe=made,
             steps=applied,
             artifact=session.made(made),

@@ -19,19 +19,20 @@ from joulewise.core.settings import Settings, Usage
 from joulewise.core.supply import Supply
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import RUNTIMES
-from joulewise.learn.source import as_onnx
+from joulewise.learn.source import as_onnx, gives_vectors
 from joulewise.meter.bill import Bill
 from joulewise.meter.interleave import Plan, interleave
 from joulewise.meter.table import meter_opener
 from joulewise.outcome import Outcome, contest, record
 from joulewise.proof.prove import prove
+from joulewise.report.text import metric_words
 from joulewise.search.choose import choose
 from joulewise.search.run import search
 from joulewise.search.session import Session
 from joulewise.search.space import as_found_recipe
 from joulewise.search.structure import TAUGHT
 from joulewise.workload.judge import Judge
-from joulewise.workload.task import choose_metric
+from joulewise.workload.task import Task, choose_task
 from joulewise.workload.workload import Workload, check_certifiable, open_workload
 
 __all__ = [
@@ -120,7 +121,9 @@ def optimize(
             source = as_onnx(model, data, work / "source", weights)
             workload = open_workload(source, data, usage, settings, work / "data", train)
             smallest = check_certifiable(workload, settings)
-            judge = judge_of_original(workload, runtimes, settings, work / "original")
+            judge = judge_of_original(
+                workload, runtimes, settings, work / "original", pooled=gives_vectors(model)
+            )
         session = Session(
             workload=workload, judge=judge, settings=settings, runtimes=runtimes, host=host,
             open_meter=open_meter, folder=work,
@@ -129,6 +132,7 @@ def optimize(
             f"{workload.hold_out.items:,} hold-out items can certify a loss of "
             f"{100 * smallest:.2f} points at the best; {100 * settings.margin:g} are declared"
         )
+        progress.stage(f"quality: {metric_words(judge.task)}{_whose(settings, judge.task)}")
         progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
         trials = search(session, bill, progress.trial, progress.part)
         choice, claim = choose(trials), None
@@ -256,17 +260,49 @@ def usable_runtimes(asked: tuple[str, ...] | None) -> tuple[tuple[str, ...], tup
 
 
 def judge_of_original(
-    workload: Workload, runtimes: tuple[str, ...], settings: Settings, folder: Path
+    workload: Workload,
+    runtimes: tuple[str, ...],
+    settings: Settings,
+    folder: Path,
+    *,
+    pooled: bool = False,
 ) -> Judge:
-    """Run the original as found over the search split; all else is scored against that."""
+    """Run the original as found over the search split; all else is scored against that.
+
+    Args:
+        workload: the job.
+        runtimes: names of those to use.
+        settings: what the user declared.
+        folder: where answers are written.
+        pooled: whether the model is known to end in a pooling of tokens.
+
+    Raises:
+        UsageError: the task that was declared does not fit the outputs.
+        ProgramError: the original could not be opened or run.
+    """
     run, batch_items = as_found_recipe(runtimes).run, workload.usage.batch_items
     with ProgramProcess(workload.model.path, run, workload.search, batch_items) as program:
         outputs = program.predict(workload.search, folder)
+    labels, targets = workload.search.labels, workload.search.targets
     return Judge(
-        metric=choose_metric(outputs, workload.search.labels),
+        task=choose_task(
+            outputs,
+            labels=labels,
+            targets=targets,
+            asked=settings.task,
+            tolerance=settings.tolerance,
+            pooled=pooled,
+        ),
         original=outputs,
-        labels=workload.search.labels,
+        labels=labels,
+        targets=targets,
         classes=workload.classes,
         split_digest=workload.search.digest(),
         confidence=settings.confidence,
     )
+
+
+def _whose(settings: Settings, task: Task) -> str:
+    """Say where the tolerance came from, where the user gave none."""
+    found = task.tolerance is not None and settings.tolerance is None
+    return ", the original's median error (--tolerance sets another)" if found else ""

@@ -13,6 +13,7 @@ from joulewise.core.settings import Settings, Usage
 from joulewise.meter.interleave import Plan
 from joulewise.meter.table import meter_opener
 from joulewise.proof.prove import Contest, checks_of, prove
+from joulewise.workload.task import Task
 from joulewise.workload.workload import open_workload
 from tests.models import Job, make_job
 from tests.trials import ratio
@@ -24,7 +25,7 @@ CONTEST = Contest(
     candidate=AS_FOUND,
     baseline=AS_FOUND,
     as_found=AS_FOUND,
-    metric="top1",
+    task=Task(metric="top1"),
     classes=(),
     batch_items=1,
     latency_p95_s=None,

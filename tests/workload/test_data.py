@@ -101,9 +101,19 @@ def test_unknown_keys_are_named(tmp_path: Path, model: Model) -> None:
         load_data(archive(tmp_path, x=PIXELS, y=LABELS, weights=LABELS, targets=LABELS), model)
 
 
-def test_labels_of_floats(tmp_path: Path, model: Model) -> None:
-    with pytest.raises(InputError, match="must be integers, not float64"):
-        load_data(archive(tmp_path, x=PIXELS, y=LABELS / 2), model)
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 3, 1)])
+def test_labels_of_floats_are_values(tmp_path: Path, model: Model, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 4
+    data = load_data(archive(tmp_path, x=PIXELS, y=values), model)
+    assert data.labels is None
+    assert data.targets is not None
+    assert data.targets.dtype == np.float64
+    np.testing.assert_array_equal(data.targets, values)
+
+
+def test_labels_of_text(tmp_path: Path, model: Model) -> None:
+    with pytest.raises(InputError, match="must be integers or floats, not str"):
+        load_data(archive(tmp_path, x=PIXELS, y=LABELS.astype(str)), model)
 
 
 def test_labels_of_two_axes(tmp_path: Path, model: Model) -> None:

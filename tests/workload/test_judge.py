@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from joulewise.core.errors import UsageError
 from joulewise.core.statistics import lower_bound, upper_bound
 from joulewise.workload.judge import Judge
-from joulewise.workload.task import Metric
+from joulewise.workload.task import Metric, Task
 
 Array = npt.NDArray[Any]
 
@@ -30,7 +30,7 @@ def scores(chosen: list[int]) -> list[Array]:
 
 def judge(metric: Metric, original: list[Array], labels: list[int] | None) -> Judge:
     return Judge(
-        metric=metric,
+        task=Task(metric=metric),
         original=original,
         labels=None if labels is None else np.array(labels),
         classes=("a", "b", "c"),

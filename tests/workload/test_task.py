@@ -7,8 +7,7 @@ from joulewise.core.errors import InputError, UsageError
 from joulewise.workload.task import (
     Task,
     answers,
-    changed,
-    choose_metric,
+    choose_task,
     score_agreement,
     score_top1,
     worst_slice,
@@ -20,16 +19,16 @@ VECTORS = np.array([[[3.0, 4.0]], [[0.0, 0.0]]], np.float32)
 
 
 def test_top1_where_there_are_labels_and_scores() -> None:
-    assert choose_metric([SCORES], LABELS) == "top1"
+    assert choose_task([SCORES], labels=LABELS) == Task(metric="top1")
 
 
 def test_agreement_without_labels() -> None:
-    assert choose_metric([SCORES], None) == "agreement"
+    assert choose_task([SCORES]) == Task(metric="agreement")
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 2)])
-def test_agreement_without_a_score_per_class(shape: tuple[int, ...]) -> None:
-    assert choose_metric([np.zeros(shape, np.float32)], LABELS) == "agreement"
+def test_values_without_a_score_per_class(shape: tuple[int, ...]) -> None:
+    assert choose_task([np.zeros(shape, np.float32)], labels=LABELS) == Task(metric="values")
 
 
 def test_answers_are_the_classes_with_the_highest_score() -> None:
@@ -107,7 +106,8 @@ def test_outputs_of_another_number_cannot_be_compared() -> None:
 
 
 def test_changed_is_the_opposite_of_agreement() -> None:
-    np.testing.assert_array_equal(changed([1 - SCORES], [SCORES]), [True, True, True])
+    marks = Task(metric="agreement").mark([1 - SCORES], [SCORES])
+    np.testing.assert_array_equal(marks.changed, [True, True, True])
 
 
 @pytest.mark.parametrize("output", [np.zeros((5, 2), np.float32), np.array(1.0)])
@@ -127,18 +127,20 @@ def test_agreement_needs_an_item_axis() -> None:
 
 
 def test_task_scores_labels() -> None:
-    scores = Task(metric="top1").score([SCORES], labels=LABELS, original=[])
-    np.testing.assert_array_equal(scores, [True, False, True])
+    marks = Task(metric="top1").mark([SCORES], [1 - SCORES], labels=LABELS)
+    np.testing.assert_array_equal(marks.ours, [True, False, True])
+    np.testing.assert_array_equal(marks.theirs, [False, True, False])
 
 
 def test_task_scores_agreement() -> None:
-    scores = Task(metric="agreement").score([SCORES], labels=LABELS, original=[SCORES])
-    assert scores.all()
+    marks = Task(metric="agreement").mark([SCORES], [SCORES], labels=LABELS)
+    assert marks.ours.all()
+    assert not marks.changed.any()
 
 
 def test_top1_needs_labels() -> None:
     with pytest.raises(UsageError, match="top1 needs labels"):
-        Task(metric="top1").score([SCORES], labels=None, original=[SCORES])
+        Task(metric="top1").mark([SCORES], [SCORES])
 
 
 def test_worst_slice_is_the_class_that_loses_most() -> None:

@@ -16,6 +16,7 @@ from joulewise.core.statistics import fewest_items, smallest_margin
 from joulewise.testing import models
 from joulewise.workload.split import split
 from joulewise.workload.store import Store, open_store
+from joulewise.workload.task import Task
 from joulewise.workload.workload import (
     Workload,
     check_certifiable,
@@ -82,7 +83,7 @@ def test_batches_are_what_the_model_takes(workload: Workload) -> None:
 
 
 def test_record_names_each_split_by_its_digest(workload: Workload) -> None:
-    record = workload_record(workload, "top1")
+    record = workload_record(workload, Task(metric="top1"))
     digests = {name: part.digest for name, part in record.splits.items()}
     assert len(set(digests.values())) == 3
     assert digests["hold-out"] == workload.hold_out.digest()
@@ -231,7 +232,7 @@ def test_lessons_are_never_items_to_judge_with(tmp_path: Path, model: Path, data
     np.testing.assert_array_equal(found.train.inputs["x"], fresh)
     np.testing.assert_array_equal(found.train.labels, labels)
     assert found.warnings[0].startswith("8 of the 108 items to learn from are among")
-    assert workload_record(found, "top1").splits["train"].items == 100
+    assert workload_record(found, Task(metric="top1")).splits["train"].items == 100
     for ours, theirs in zip(
         stores(found),
         stores(open_workload(model, data, Usage(), SETTINGS, tmp_path / "without")),

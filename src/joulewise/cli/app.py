@@ -46,6 +46,21 @@ Augment = Annotated[
         help="With --train: change items at random: flip, shift, flip_shift (images), mixup.",
     ),
 ]
+Kind = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        help="What the first output is: classes, values, vectors (embeddings); auto finds out.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        "--tolerance",
+        help="For values: largest distance to a label that is right. Default: the original's "
+        "median.",
+    ),
+]
 Train = Annotated[
     str | None,
     typer.Option("--train", help="Items to learn from, never to judge with; forms as --data."),
@@ -120,6 +135,8 @@ def optimize(
     weights: Weights = None,
     epochs: Epochs = 5,
     augment: Augment = "none",
+    task: Kind = "auto",
+    tolerance: Tolerance = None,
     batch: Batch = 1,
     margin: Margin = 0.5,
     confidence: Confidence = 95.0,
@@ -159,6 +176,8 @@ def optimize(
         lossless_only=lossless,
         epochs=epochs,
         augment=augment,
+        task=task,
+        tolerance=tolerance,
     )
     run_optimize(
         model, data, output, usage, settings, train=train, weights=weights, supply=supply,
@@ -181,6 +200,8 @@ def compress(
     output: Output,
     train: Train = None,
     weights: Weights = None,
+    task: Kind = "auto",
+    tolerance: Tolerance = None,
     batch: Batch = 1,
     margin: Margin = 0.5,
     confidence: Confidence = 95.0,
@@ -194,7 +215,10 @@ def compress(
     from joulewise.cli.compress import run_compress
     from joulewise.core.settings import Settings, Usage
 
-    settings = Settings(margin=margin / 100, confidence=confidence / 100, meter=meter, seed=seed)
+    settings = Settings(
+        margin=margin / 100, confidence=confidence / 100, meter=meter, seed=seed, task=task,
+        tolerance=tolerance,
+    )  # fmt: skip
     run_compress(
         model, recipe, data, output, Usage(batch_items=batch), settings, train=train,
         weights=weights, resume=resume, as_json=json, quiet=quiet,

@@ -43,16 +43,19 @@ class Quality:
     """How well a program does its job on one split.
 
     Args:
-        metric: "top1" (answers that equal the label) or "agreement" (with the original).
+        metric: what counts as right; see `joulewise.workload.task.Task`.
         value: fraction of items answered right, in [0, 1].
         items: number of items.
         split_digest: digest of the split.
+        tolerance: largest distance to a label that counts as right, in the labels' unit; None
+            where the metric has none.
     """
 
     metric: str
     value: float
     items: int
     split_digest: str
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

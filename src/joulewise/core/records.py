@@ -71,12 +71,14 @@ class WorkloadRecord:
         model: file name of the model.
         data: file or folder name of the data, or the Python function that gave them.
         model_artifact: the original model's files and digests.
-        metric: "top1" or "agreement".
+        metric: what counts as a right answer; see `joulewise.workload.task.Task`.
         splits: "calibrate", "search" and "hold-out".
         batch_items: items per inference call.
         latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
         expected_items: inferences that the user expects to run, None if not said.
         classes: class names, empty if unknown.
+        tolerance: largest distance to a label that counts as right, in the labels' unit; None
+            where the metric has none.
     """
 
     model: str
@@ -88,6 +90,7 @@ class WorkloadRecord:
     latency_p95_s: float | None = None
     expected_items: int | None = None
     classes: tuple[str, ...] = ()
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from joulewise.core.errors import UsageError
 
-__all__ = ["AUGMENTATIONS", "Settings", "Usage"]
+__all__ = ["AUGMENTATIONS", "TASKS", "Settings", "Usage"]
 
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift", "mixup")
 """Ways to change items at random while a model trains (`joulewise.learn.augment`)."""
+
+TASKS = ("auto", "classes", "values", "vectors")
+"""What a model's first output is; "auto" finds out (`joulewise.workload.task.choose_task`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,10 @@ class Settings:
         epochs: how often items to learn from are seen by each smaller model.
         augment: how they are changed at random meanwhile: "none", or "flip", "shift", "flip_shift"
             for images, or "mixup" for floats. Flip only where left and right do not matter.
+        task: what the first output is: "classes" (a score each), "values", "vectors"
+            (embeddings), or "auto", which finds out.
+        tolerance: largest distance of a value to its label that counts as right, in the labels'
+            unit; None takes the original's median distance on the search items.
 
     Raises:
         UsageError: a value cannot be meant.
@@ -39,6 +47,8 @@ class Settings:
     lossless_only: bool = False
     epochs: int = 5
     augment: str = "none"
+    task: str = "auto"
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 1:
@@ -53,6 +63,18 @@ class Settings:
         if self.augment not in AUGMENTATIONS:
             raise UsageError(
                 f"there is no augmentation {self.augment!r}; choose {', '.join(AUGMENTATIONS)}"
+            )
+        if self.task not in TASKS:
+            raise UsageError(f"there is no task {self.task!r}; choose {', '.join(TASKS)}")
+        if self.tolerance is not None and self.task in ("classes", "vectors"):
+            raise UsageError(
+                f"a tolerance is for values, not for {self.task}; leave it out, or use --task "
+                "values"
+            )
+        if self.tolerance is not None and not 0 < self.tolerance < math.inf:
+            raise UsageError(
+                f"a tolerance of {self.tolerance:g} is none; give a distance above 0, in the "
+                "labels' unit"
             )
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} is negative; use 0 or more")

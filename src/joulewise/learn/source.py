@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["as_onnx", "export_module", "export_reference", "load_weights"]
+__all__ = ["as_onnx", "export_module", "export_reference", "gives_vectors", "load_weights"]
 
 SAMPLE_ITEMS = 2
 """Items that the module is traced with; two, as sizes of one are taken for fixed."""
@@ -79,6 +79,13 @@ def as_onnx(model: object, data: str, folder: Path, weights: Path | None = None)
             except ProgramError as error:
                 raise InputError(str(error)) from error
     return target
+
+
+def gives_vectors(model: object) -> bool:
+    """Return whether a model is a Hugging Face folder with a pooling layer: it embeds sentences."""
+    if not isinstance(model, (str, Path)) or FUNCTION.fullmatch(str(model)):
+        return False
+    return _pooling(Path(model)).is_file()
 
 
 def export_reference(reference: str, data: str, weights: Path | None, target: Path) -> None:
@@ -266,9 +273,14 @@ def _hugging_face(folder: Path) -> nn.Module:
         )  # fmt: skip
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise InputError(f"cannot open {folder}: {one_line(error)}") from error
-    pooling = folder / "1_Pooling" / "config.json"
+    pooling = _pooling(folder)
     pooled = pooling.is_file() and json.loads(pooling.read_text()).get("pooling_mode_mean_tokens")
     return _encoder(model, pooled=bool(pooled), normalised=(folder / "2_Normalize").exists())
+
+
+def _pooling(folder: Path) -> Path:
+    """Return where sentence-transformers says how tokens are pooled."""
+    return folder / "1_Pooling" / "config.json"
 
 
 def _encoder(model: Any, *, pooled: bool, normalised: bool) -> nn.Module:  # noqa: ANN401

@@ -19,7 +19,7 @@ from joulewise.export.process import ProgramProcess
 from joulewise.meter.interleave import Plan, interleave, ratio_of
 from joulewise.workload.judge import Judge
 from joulewise.workload.store import Store
-from joulewise.workload.task import Metric
+from joulewise.workload.task import Task
 
 __all__ = ["Contest", "checks_of", "prove"]
 
@@ -34,7 +34,7 @@ class Contest:
         candidate: its recipe.
         baseline: the strongest lossless way to run the original.
         as_found: the original as the user runs it today.
-        metric: "top1" or "agreement".
+        task: what counts as a right answer.
         classes: class names by label.
         batch_items: items per inference call.
         latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
@@ -47,7 +47,7 @@ class Contest:
     candidate: Recipe
     baseline: Recipe
     as_found: Recipe
-    metric: Metric
+    task: Task
     classes: tuple[str, ...]
     batch_items: int
     latency_p95_s: float | None
@@ -91,9 +91,10 @@ def prove(
         outputs = programs["candidate"].predict(hold_out, _fresh(folder / "candidate"))
         taken = interleave(programs, open_meter, plan)
     judge = Judge(
-        metric=contest.metric,
+        task=contest.task,
         original=original,
         labels=hold_out.labels,
+        targets=hold_out.targets,
         classes=contest.classes,
         split_digest=hold_out.digest(),
         confidence=contest.confidence,

@@ -18,7 +18,16 @@ from joulewise.core.records import Bundle
 from joulewise.core.supply import Carbon, Footprint
 from joulewise.report.footprint import carbon_words, intensity_words, left_out, money_words
 from joulewise.report.snippet import run_requirement, run_snippet
-from joulewise.report.text import counted, describe_recipe, fixed, grade_word, joules, plain, size
+from joulewise.report.text import (
+    counted,
+    describe_recipe,
+    fixed,
+    grade_word,
+    joules,
+    metric_words,
+    plain,
+    size,
+)
 from joulewise.report.verdict import LABELS, headline, verdict_parts
 
 __all__ = ["render_card"]
@@ -145,6 +154,7 @@ def _origin(bundle: Bundle) -> str:
             "packages: " + _escaped(", ".join(f"{k} {v}" for k, v in bundle.packages.items())),
             f"seed: {bundle.seed}",
             f"data: {_code(workload.data)}",
+            f"quality: {_escaped(metric_words(workload))}",
             *splits,
             *_digests("original", workload.model_artifact.files.items()),
             *_digests("model", bundle.artifact.files.items()),

@@ -92,7 +92,7 @@ def _environment() -> Environment:
     )
     names = (
         "approximate", "change", "count", "counted", "describe_recipe", "grade_word", "graded",
-        "joules", "money", "percent", "points", "ratio", "seconds", "size",
+        "joules", "metric_words", "money", "percent", "points", "ratio", "seconds", "size",
     )  # fmt: skip
     environment.filters.update({name: getattr(text, name) for name in names})
     environment.filters.update(

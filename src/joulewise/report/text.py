@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import Protocol
 
 from joulewise.core.energy import Grade, Interval
 from joulewise.core.recipe import Recipe, RunSettings, Step
@@ -26,6 +27,7 @@ __all__ = [
     "graded",
     "grams",
     "joules",
+    "metric_words",
     "money",
     "percent",
     "plain",
@@ -45,6 +47,13 @@ _GRADE_WORDS: Mapping[Grade, str] = {
     "C": "estimated",
     "D": "estimated",
     "E": "predicted",
+}
+_METRICS = {
+    "top1": "accuracy",
+    "agreement": "agreement with the original",
+    "values": "within 5 % of the original's values",
+    "neighbour": "same nearest neighbour as the original",
+    "neighbour label": "nearest neighbour of the same label",
 }
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
@@ -154,6 +163,22 @@ def graded(value_j: float | None, grade: Grade) -> str:
     """Return joules with the grade beside them: ``1.23 mJ [D]``."""
     text = joules(value_j)
     return text if text == MISSING else f"{text} [{grade}]"
+
+
+class Metric(Protocol):
+    """What names a metric, as `Quality` and `WorkloadRecord` do."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def tolerance(self) -> float | None: ...
+
+
+def metric_words(named: Metric) -> str:
+    """Return what counts as a right answer: within, 0.42 -> ``within 0.42 of the label``."""
+    if named.metric == "within" and named.tolerance is not None:
+        return f"within {named.tolerance:.3g} of the label"
+    return _METRICS.get(named.metric, plain(named.metric))
 
 
 def plain(text: str) -> str:

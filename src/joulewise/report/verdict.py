@@ -25,6 +25,7 @@ from joulewise.report.text import (
     grade_word,
     graded,
     joules,
+    metric_words,
     percent,
     plain,
     points,
@@ -47,7 +48,6 @@ __all__ = [
 ]
 
 LABELS = ("result", "energy", "quality", "cost")
-_METRICS = {"top1": "accuracy", "agreement": "agreement with the original"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,8 +256,7 @@ def _quality(claim: Claim) -> str:
 
 
 def _metric(claim: Claim) -> str:
-    metric = claim.quality_candidate.metric
-    return _METRICS.get(metric, plain(metric))
+    return metric_words(claim.quality_candidate)
 
 
 def _bounded(difference: Difference, margin: float) -> str:

@@ -7,6 +7,7 @@ dtype batch by batch. Nothing is ever unpickled.
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import sys
 import tokenize
@@ -14,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,7 @@ from joulewise.workload.model import Model, TensorSpec
 __all__ = [
     "FUNCTION",
     "Dataset",
+    "as_asked",
     "call_user_function",
     "check_data",
     "load_arrays",
@@ -68,13 +70,15 @@ class Dataset:
 
     Args:
         inputs: model input name -> array [n, ...] in the dtype in which it was given.
-        labels: int64 [n], None if unknown.
+        labels: classes, int64 [n], None if unknown.
+        targets: labels that are values, float64 [n] or [n, ...], None if there are none.
         classes: class names by label, empty if unknown.
         source: the reference it was loaded from, for messages and records.
     """
 
     inputs: Mapping[str, Array]
     labels: npt.NDArray[np.int64] | None = None
+    targets: npt.NDArray[np.float64] | None = None
     classes: tuple[str, ...] = ()
     source: str
 
@@ -92,7 +96,7 @@ def load_data(reference: str, model: Model) -> Dataset:
 
             - a ``.npz`` archive: arrays called like the model's inputs (for a model with one
               input also x, X, images, inputs or data), optionally labels (y, labels, label or
-              targets) and class names (classes);
+              targets: integers are classes, floats are values) and class names (classes);
             - a folder of images, or of one subfolder of images per class (labels follow the
               sorted names): pixels are given as 0..255 in the model's channels, height and width
               (bilinear); a model that expects otherwise needs a Python function;
@@ -148,13 +152,39 @@ def load_arrays(reference: str) -> dict[str, Array]:
     return {str(name): _as_items(values[name], str(name), reference) for name in names}
 
 
-def check_data(dataset: Dataset, model: Model, batch_items: int) -> None:
+def as_asked(dataset: Dataset, task: str) -> Dataset:
+    """Return the data with labels as a task takes them: with "values" integers are values too.
+
+    Args:
+        dataset: the data.
+        task: one of `joulewise.core.settings.TASKS`.
+
+    Raises:
+        InputError: the labels are of another kind than the task's.
+    """
+    if task == "values" and dataset.classes:
+        raise InputError(
+            f"{dataset.source} names classes, but --task values takes labels that are values; "
+            "leave the classes out, or use --task classes"
+        )
+    if task == "values" and dataset.labels is not None:
+        return replace(dataset, labels=None, targets=dataset.labels.astype(np.float64))
+    if task in ("classes", "vectors") and dataset.targets is not None:
+        raise InputError(
+            f"labels of {dataset.source} are floats, but --task {task} takes the index of a class "
+            "for each item; give integers, or use --task values"
+        )
+    return dataset
+
+
+def check_data(dataset: Dataset, model: Model, batch_items: int, task: str = "auto") -> None:
     """Raise unless `model` can take every item of `dataset` in batches of `batch_items`.
 
     Args:
         dataset: the data.
         model: the model.
         batch_items: items per inference call.
+        task: one of `joulewise.core.settings.TASKS`.
 
     Raises:
         InputError: item counts, shapes, dtypes, values or labels do not fit.
@@ -172,7 +202,10 @@ def check_data(dataset: Dataset, model: Model, batch_items: int) -> None:
         _check_finite(spec, array)
     if dataset.labels is not None:
         _check_count("labels", dataset.labels, dataset)
-        _check_labels(dataset.labels, dataset, model)
+        _check_labels(dataset.labels, dataset, model, vectors=task == "vectors")
+    if dataset.targets is not None:
+        _check_count("labels", dataset.targets, dataset)
+        _check_targets(dataset.targets, dataset, model)
 
 
 # ---------------------------------------------------------------- arrays with names
@@ -197,7 +230,7 @@ def _assemble(values: Mapping[Any, Any], model: Model, source: str) -> Dataset:
         )
     return Dataset(
         inputs={name: _as_items(values[key], name, source) for name, key in keys.items()},
-        labels=None if label_key is None else _as_labels(values[label_key], source),
+        **({} if label_key is None else _as_labels(values[label_key], source)),
         classes=_as_classes(values[CLASSES_KEY], source) if CLASSES_KEY in rest else (),
         source=source,
     )
@@ -237,20 +270,22 @@ def _as_items(value: Any, name: str, source: str) -> Array:  # noqa: ANN401 (the
     return array
 
 
-def _as_labels(value: Any, source: str) -> npt.NDArray[np.int64]:  # noqa: ANN401 (the user's own)
-    """Return labels as int64 [n]."""
+def _as_labels(value: Any, source: str) -> dict[str, Any]:  # noqa: ANN401 (the user's own)
+    """Return labels of integers as `labels`, int64 [n], and of floats as `targets`, float64."""
     array = _as_array(value, "labels", source)
+    if array.dtype.kind == "f" and array.ndim:
+        return {"targets": array.astype(np.float64)}
     if array.dtype.kind not in "iu":
         raise InputError(
-            f"labels of {source} must be integers, not {array.dtype.name}; "
-            "give the index of the class of each item"
+            f"labels of {source} must be integers or floats, not {array.dtype.name}; "
+            "give the index of the class of each item, or its value"
         )
     if array.ndim != 1:
         raise InputError(
             f"labels of {source} must have shape [n], not {_shape_text(array.shape)}; "
-            "give one class index per item"
+            "give one class index per item, or values as floats"
         )
-    return array.astype(np.int64)
+    return {"labels": array.astype(np.int64)}
 
 
 def _as_classes(value: Any, source: str) -> tuple[str, ...]:  # noqa: ANN401 (the user's own)
@@ -310,7 +345,7 @@ def _load_function(module: str, name: str, model: Model) -> Dataset:
         )
     return Dataset(
         inputs={model.inputs[0].name: _as_items(given[0], "x", source)},
-        labels=_as_labels(given[1], source) if given[1:] else None,
+        **(_as_labels(given[1], source) if given[1:] else {}),
         source=source,
     )
 
@@ -577,7 +612,26 @@ def _check_finite(spec: TensorSpec, array: Array) -> None:
         )
 
 
-def _check_labels(labels: npt.NDArray[np.int64], dataset: Dataset, model: Model) -> None:
+def _check_targets(targets: npt.NDArray[np.float64], dataset: Dataset, model: Model) -> None:
+    """Raise InputError unless labels are finite, and as many per item as the model's values."""
+    bad = ~np.isfinite(targets)
+    if bad.any():
+        raise InputError(
+            f"labels of {dataset.source} have {np.count_nonzero(bad)} NaN or infinite values, the "
+            f"first in item {int(np.argwhere(bad)[0, 0])}; remove or repair those items"
+        )
+    ours, sizes = math.prod(targets.shape[1:]), model.outputs[0].shape[1:]
+    values = math.prod(size for size in sizes if size is not None)
+    if None not in sizes and ours != values:
+        raise InputError(
+            f"labels of {dataset.source} are {ours} per item, but the model's first output has "
+            f"{values}; give as many labels per item as it has values, or classes as integers"
+        )
+
+
+def _check_labels(
+    labels: npt.NDArray[np.int64], dataset: Dataset, model: Model, *, vectors: bool
+) -> None:
     """Raise InputError unless labels are indices of the model's classes and of the names."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
@@ -586,7 +640,9 @@ def _check_labels(labels: npt.NDArray[np.int64], dataset: Dataset, model: Model)
         )
     shape = model.outputs[0].shape
     known = [len(dataset.classes)] if dataset.classes else []
-    if len(shape) == 2 and (shape[1] or 0) >= 2:  # [batch, at least two classes]
+    if vectors:  # their length says nothing about classes
+        known.append(dataset.items)
+    elif len(shape) == 2 and (shape[1] or 0) >= 2:  # [batch, at least two classes]
         known.append(shape[1] or 0)
     if known and high >= min(known):
         raise InputError(

@@ -21,6 +21,7 @@ from joulewise.core.records import dump, load
 __all__ = ["Store", "open_store", "write_store"]
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+Targets = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 UNREADABLE = (EOFError, OSError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
 """What numpy's parser of headers raises on damaged files."""
@@ -41,6 +42,7 @@ class Index:
     items: int
     columns: Mapping[str, Column]
     labels: str | None
+    targets: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ class Store:
         items: number of items.
         inputs: name -> array whose first axis is items, in the stored type.
         dtypes: name -> type in which the model takes it.
-        labels: int64 [items], or None.
+        labels: classes, int64 [items], or None.
+        targets: labels that are values, float64 [items, ...], or None.
     """
 
     folder: Path
@@ -60,6 +63,7 @@ class Store:
     inputs: Mapping[str, Array]
     dtypes: Mapping[str, str]
     labels: np.ndarray[tuple[int], np.dtype[np.int64]] | None
+    targets: Targets | None = None
 
     def batch(self, start: int, items: int) -> dict[str, Array]:
         """Return `items` items from `start` in the model's types, going round at the end."""
@@ -82,6 +86,8 @@ class Store:
             _feed(digest, name, columns[name], self.dtypes[name])
         if self.labels is not None:
             _feed(digest, "", self.labels, "int64")  # no input has an empty name
+        if self.targets is not None:
+            _feed(digest, "", self.targets, "float64")
         return digest.hexdigest()
 
 
@@ -91,8 +97,17 @@ def write_store(
     dtypes: Mapping[str, str],
     labels: Array | None,
     indices: np.ndarray[tuple[int], np.dtype[np.int64]],
+    targets: Array | None = None,
 ) -> Store:
     """Write the items at `indices` to `folder` and return them opened.
+
+    Args:
+        folder: made if missing.
+        inputs: name -> array of all items.
+        dtypes: name -> type in which the model takes it.
+        labels: classes of all items, None if unknown.
+        indices: which items.
+        targets: labels that are values, of all items; None if there are none.
 
     Raises:
         InputError: the folder cannot be written, or the disk is full.
@@ -105,10 +120,16 @@ def write_store(
             np.save(folder / columns[name].file, values[indices], allow_pickle=False)
         if labels is not None:
             np.save(folder / "labels.npy", labels[indices].astype(np.int64), allow_pickle=False)
+        if targets is not None:
+            values = targets[indices].astype(np.float64)
+            np.save(folder / "targets.npy", values, allow_pickle=False)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     index = Index(
-        items=len(indices), columns=columns, labels=None if labels is None else "labels.npy"
+        items=len(indices),
+        columns=columns,
+        labels=None if labels is None else "labels.npy",
+        targets=None if targets is None else "targets.npy",
     )
     dump(index, folder / "index.json")
     return open_store(folder)
@@ -123,8 +144,9 @@ def open_store(folder: Path) -> Store:
     index = load(Index, folder / "index.json")
     inputs = {name: _open(folder, column.file) for name, column in index.columns.items()}
     labels = None if index.labels is None else _open(folder, index.labels)
-    for name, values in [*inputs.items(), *([] if labels is None else [("labels", labels)])]:
-        if values.ndim == 0 or len(values) != index.items:
+    targets = None if index.targets is None else _open(folder, index.targets)
+    for name, values in [*inputs.items(), ("labels", labels), ("targets", targets)]:
+        if values is not None and (values.ndim == 0 or len(values) != index.items):
             raise InputError(f"{folder}: {name!r} does not hold {index.items} items")
     return Store(
         folder=folder,
@@ -132,6 +154,7 @@ def open_store(folder: Path) -> Store:
         inputs=inputs,
         dtypes={name: column.dtype for name, column in index.columns.items()},
         labels=None if labels is None else np.asarray(labels, dtype=np.int64),
+        targets=None if targets is None else np.asarray(targets, dtype=np.float64),
     )
 
 

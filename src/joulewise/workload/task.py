@@ -1,37 +1,45 @@
 """How answers are scored: right or wrong per item, so that two programs can be compared in pairs.
 
-With labels the job is top-1; without them it is agreement with the original model.
+A class is right where it is the label, or else the original's; a value where it is near enough to
+its label, or else to the original's; a vector where its nearest other item is of the same label, or
+else the original's nearest.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from joulewise.core.errors import InputError, UsageError
+from joulewise.workload.neighbours import NOBODY, nearest, same_nearest
 
 __all__ = [
     "AGREEMENT_TOLERANCE_RATIO",
     "SLICE_MINIMUM_ITEMS",
+    "Marks",
     "Metric",
     "Task",
     "answers",
-    "changed",
-    "choose_metric",
+    "check_vectors",
+    "choose_task",
+    "label_errors",
     "score_agreement",
     "score_top1",
+    "score_values",
+    "task_of",
     "worst_slice",
 ]
 
-Metric = Literal["top1", "agreement"]
+Metric = Literal["top1", "agreement", "values", "within", "neighbour", "neighbour label"]
 Outputs = Sequence[npt.NDArray[Any]]
 Scores = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
+Targets = npt.NDArray[np.float64]
 
 AGREEMENT_TOLERANCE_RATIO = 0.05
 """Largest relative L2 error at which two outputs of floats count as the same answer.
@@ -46,39 +54,222 @@ SLICE_MINIMUM_ITEMS = 20
 NO_ANSWER = -1
 
 
+UNIT_TOLERANCE = 1e-3
+"""Largest distance from 1 at which a length or a sum counts as 1."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Marks:
+    """What two programs did on the same items, each bool [n].
+
+    Args:
+        ours: items that the candidate answers right.
+        theirs: items that the original answers right.
+        changed: items whose answer differs, right or wrong.
+    """
+
+    ours: Scores
+    theirs: Scores
+    changed: Scores
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What counts as a right answer: "top1" (the label) or "agreement" (with the original)."""
+    """What counts as a right answer.
+
+    Args:
+        metric: "top1": the class is the label; "agreement": the class, or the values, are the
+            original's; "values": the values are the original's, whatever they look like;
+            "within": the value is no further from its label than `tolerance`; "neighbour": the
+            nearest other item is the one that the original finds; "neighbour label": the nearest
+            other item has the same label.
+        tolerance: largest distance to a label, in its unit; None for all metrics but "within".
+
+    The neighbours of items are found among all items that are compared, so one item's answer can
+    make another's wrong: these are not independent, and bounds on their difference are approximate.
+
+    Raises:
+        InputError: "within" has no tolerance.
+    """
 
     metric: Metric
+    tolerance: float | None = None
 
-    def score(self, outputs: Outputs, *, labels: Labels | None, original: Outputs) -> Scores:
-        """Return which items are answered right, bool [n].
+    def __post_init__(self) -> None:
+        if self.metric == "within" and self.tolerance is None:
+            raise InputError("the metric 'within' has no tolerance; say how near with --tolerance")
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether an answer may be a class; else outputs are values, whatever they look like."""
+        return self.metric in ("top1", "agreement")
+
+    def mark(
+        self,
+        outputs: Outputs,
+        original: Outputs,
+        *,
+        labels: Labels | None = None,
+        targets: Targets | None = None,
+    ) -> Marks:
+        """Return which items are answered right.
 
         Args:
-            outputs: of the program, each [n, ...].
-            labels: int64 [n], needed by "top1".
-            original: outputs of the original model on the same items, needed by "agreement".
+            outputs: of the candidate, each [n, ...].
+            original: outputs of the original model on the same items.
+            labels: int64 [n], needed by "top1" and "neighbour label".
+            targets: float64 [n, ...], needed by "within".
 
         Raises:
-            UsageError: the metric is "top1" and there are no labels.
+            UsageError: the labels that the metric needs are not there.
             InputError: the outputs do not fit the items or each other.
         """
-        if self.metric == "agreement":
-            return score_agreement(outputs, original)
+        if self.metric in ("neighbour", "neighbour label"):
+            marks = self._mark_neighbours(outputs, original, labels)
+        elif self.metric == "within":
+            marks = self._mark_within(outputs, original, targets)
+        elif self.metric == "top1":
+            if labels is None:
+                raise UsageError("top1 needs labels; give labels with the data or use agreement")
+            marks = Marks(
+                ours=score_top1(outputs, labels),
+                theirs=score_top1(original, labels),
+                changed=~score_agreement(outputs, original),
+            )
+        else:
+            score = score_agreement if self.metric == "agreement" else score_values
+            ours = score(outputs, original)
+            marks = Marks(ours=ours, theirs=score(original, original), changed=~ours)
+        return replace(marks, changed=marks.changed | (marks.ours != marks.theirs))
+
+    def _mark_neighbours(self, outputs: Outputs, original: Outputs, labels: Labels | None) -> Marks:
+        items = _count_items(original)
+        vectors, originals = (check_vectors(some, items) for some in (outputs, original))
+        near, near_originally = nearest(vectors), nearest(originals)
+        same = same_nearest(near, near_originally, originals)
+        if self.metric == "neighbour":
+            known = same_nearest(near_originally, near_originally, originals)
+            return Marks(ours=same, theirs=known, changed=~same)
         if labels is None:
-            raise UsageError("top1 needs labels; give labels with the data or use agreement")
-        return score_top1(outputs, labels)
+            raise UsageError("labels of neighbours need labels; give labels with the data")
+        ours, theirs = ((x != NOBODY) & (labels[x] == labels) for x in (near, near_originally))
+        return Marks(ours=ours, theirs=theirs, changed=~same)
+
+    def _mark_within(self, outputs: Outputs, original: Outputs, targets: Targets | None) -> Marks:
+        if targets is None or self.tolerance is None:
+            raise UsageError("values need labels of floats; give labels with the data")
+        ours, theirs = (label_errors(some, targets) for some in (outputs, original))
+        moved = label_errors(outputs, _rows(original[0]))
+        return Marks(
+            ours=ours <= self.tolerance,
+            theirs=theirs <= self.tolerance,
+            changed=~(moved <= AGREEMENT_TOLERANCE_RATIO * self.tolerance),
+        )
 
 
-def choose_metric(outputs: Outputs, labels: Labels | None) -> Metric:
-    """Return "top1" where there are labels and a score per class, else "agreement".
+def task_of(metric: str, tolerance: float | None) -> Task:
+    """Return the task that a record names.
+
+    Raises:
+        InputError: there is no such metric, or it lacks its tolerance.
+    """
+    for known in get_args(Metric):
+        if metric == known:
+            return Task(metric=known, tolerance=tolerance)
+    raise InputError(f"there is no metric {metric!r}; use a newer joulewise")
+
+
+def choose_task(
+    outputs: Outputs,
+    *,
+    labels: Labels | None = None,
+    targets: Targets | None = None,
+    asked: str = "auto",
+    tolerance: float | None = None,
+    pooled: bool = False,
+) -> Task:
+    """Return what counts as a right answer.
 
     Args:
         outputs: of the original model on a sample, each [n, ...].
-        labels: of the data, None if unknown.
+        labels: classes of the sample, int64 [n], None if unknown.
+        targets: labels of the sample that are values, float64 [n, ...], None if there are none.
+        asked: one of `joulewise.core.settings.TASKS`. With "auto" labels of floats mean values;
+            without labels rows of length 1, or `pooled`, mean vectors; a float score per class
+            means classes; all else are values.
+        tolerance: largest distance to a label; None takes the median of the original's.
+        pooled: whether the model is known to end in a pooling of tokens.
+
+    Raises:
+        UsageError: outputs, labels and what was asked do not fit together.
+        InputError: the labels do not fit the outputs.
     """
-    return "top1" if labels is not None and _is_classifier(outputs) else "agreement"
+    labelled = labels is not None or targets is not None
+    vectors = not labelled and _is_classifier(outputs) and (pooled or _of_length_one(outputs[0]))
+    if asked == "auto" and targets is None and vectors:
+        asked = "vectors"
+    elif asked == "auto":
+        asked = "classes" if targets is None and _is_classifier(outputs) else "values"
+    if targets is not None:
+        return Task(metric="within", tolerance=tolerance or _median_error(outputs, targets))
+    if tolerance is not None:
+        raise UsageError(
+            "--tolerance is the largest distance to a label, but there are no labels that are "
+            "values; give labels of floats, or leave it out"
+        )
+    if asked == "values":
+        return Task(metric="values")
+    if asked == "vectors":
+        check_vectors(outputs, _count_items(outputs))
+        return Task(metric="neighbour" if labels is None else "neighbour label")
+    if not _is_classifier(outputs):
+        raise UsageError(
+            f"--task classes needs a float score per class, but the first output is "
+            f"{_described(outputs)}; use --task values"
+        )
+    return Task(metric="agreement" if labels is None else "top1")
+
+
+def check_vectors(outputs: Outputs, items: int) -> npt.NDArray[Any]:
+    """Return the first output, one vector per item.
+
+    Raises:
+        InputError: the first axis of an output is not the items, or the first output is not floats
+            [n, k >= 2].
+    """
+    _check_items(outputs, items)
+    if not _is_classifier(outputs):
+        raise InputError(
+            f"--task vectors needs one vector per item, floats [n, k], but the first output is "
+            f"{_described(outputs)}; use --task values"
+        )
+    return outputs[0]
+
+
+def label_errors(outputs: Outputs, targets: Targets) -> Targets:
+    """Return the distance of every item's values to its labels, float64 [n].
+
+    Args:
+        outputs: the first are the values, [n, ...].
+        targets: as many labels per item, float64 [n, ...].
+
+    Returns:
+        L2 distance over the values of an item, in the labels' unit; infinite where the model gives
+        NaN.
+
+    Raises:
+        InputError: there are not as many labels as values.
+    """
+    _check_items(outputs, len(targets))
+    values, wanted = _rows(outputs[0]), _rows(targets)
+    if values.shape != wanted.shape:
+        raise InputError(
+            f"there are {wanted.shape[1]} labels per item, but the model's first output is "
+            f"{_described(outputs)}; give as many labels per item as it has values"
+        )
+    with np.errstate(all="ignore"):
+        errors = np.linalg.norm(values - wanted, axis=1)
+    return np.asarray(np.where(np.isnan(errors), np.inf, errors))
 
 
 def answers(outputs: Outputs, items: int) -> Labels:
@@ -118,8 +309,7 @@ def score_top1(outputs: Outputs, labels: Labels) -> Scores:
 def score_agreement(outputs: Outputs, original_outputs: Outputs) -> Scores:
     """Return which items get the answer of the original model, bool [n].
 
-    A classifier agrees where its class is the same. Other models agree where every output does:
-    floats within a relative L2 error of AGREEMENT_TOLERANCE_RATIO, anything else exactly.
+    A classifier agrees where its class is the same, other models as in `score_values`.
 
     Args:
         outputs: of the candidate, each [n, ...].
@@ -134,10 +324,27 @@ def score_agreement(outputs: Outputs, original_outputs: Outputs) -> Scores:
             items.
     """
     items = _count_items(original_outputs)
-    if _is_classifier(original_outputs):
-        ours = answers(outputs, items)
-        same = np.equal(ours, answers(original_outputs, items))
-        return np.asarray(same & (ours != NO_ANSWER))
+    if not _is_classifier(original_outputs):
+        return score_values(outputs, original_outputs)
+    ours = answers(outputs, items)
+    same = np.equal(ours, answers(original_outputs, items))
+    return np.asarray(same & (ours != NO_ANSWER))
+
+
+def score_values(outputs: Outputs, original_outputs: Outputs) -> Scores:
+    """Return where every output is the original's, bool [n].
+
+    Floats are within a relative L2 error of AGREEMENT_TOLERANCE_RATIO, anything else is the same.
+
+    Args:
+        outputs: of the candidate, each [n, ...].
+        original_outputs: of the original on the same items.
+
+    Raises:
+        InputError: the number or the shapes of the outputs differ, or their first axis is not the
+            items.
+    """
+    items = _count_items(original_outputs)
     _check_items(original_outputs, items)
     _check_items(outputs, items)
     shapes, original_shapes = ([x.shape for x in some] for some in (outputs, original_outputs))
@@ -148,11 +355,6 @@ def score_agreement(outputs: Outputs, original_outputs: Outputs) -> Scores:
         )
     pairs = zip(outputs, original_outputs, strict=True)
     return np.asarray(np.all([_same_output(*pair) for pair in pairs], axis=0))
-
-
-def changed(outputs: Outputs, original_outputs: Outputs) -> Scores:
-    """Return which items get another answer than the original's, bool [n]; see score_agreement."""
-    return np.asarray(~score_agreement(outputs, original_outputs))
 
 
 def worst_slice(
@@ -195,6 +397,34 @@ def _same_output(ours: npt.NDArray[Any], original: npt.NDArray[Any]) -> Scores:
         size = np.linalg.norm(original.astype(np.float64), axis=1)
         ratio = error / np.maximum(size, np.finfo(np.float64).tiny)
     return np.asarray(equal | (ratio <= AGREEMENT_TOLERANCE_RATIO))
+
+
+def _median_error(outputs: Outputs, targets: Targets) -> float:
+    """Return the median distance to the labels; raises UsageError where it is no tolerance."""
+    median = float(np.median(label_errors(outputs, targets)))
+    if not 0 < median < math.inf:
+        raise UsageError(
+            f"half of the original's answers are {median:g} from their labels, which is no "
+            "tolerance; say how near is right with --tolerance"
+        )
+    return median
+
+
+def _of_length_one(rows: npt.NDArray[Any]) -> bool:
+    """Return whether all rows have length 1 and are no probabilities, which add up to 1."""
+    lengths, sums = np.linalg.norm(rows.astype(np.float64), axis=1), rows.sum(axis=1)
+    unit, whole = (bool(np.all(np.abs(x - 1) <= UNIT_TOLERANCE)) for x in (lengths, sums))
+    return unit and not (whole and bool((rows >= 0).all()))
+
+
+def _rows(values: npt.NDArray[Any]) -> Targets:
+    """Return values [n, ...] as float64 [n, k]."""
+    return values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float64)
+
+
+def _described(outputs: Outputs) -> str:
+    """Return type and shape of the first output for a message."""
+    return f"{outputs[0].dtype.name} {['n', *outputs[0].shape[1:]]}".replace("'", "")
 
 
 def _is_classifier(outputs: Outputs) -> bool:

@@ -13,11 +13,11 @@ from joulewise.core.errors import InputError
 from joulewise.core.records import SplitRecord, WorkloadRecord
 from joulewise.core.settings import Settings, Usage
 from joulewise.core.statistics import fewest_items, smallest_margin
-from joulewise.workload.data import Dataset, check_data, load_data
+from joulewise.workload.data import Dataset, as_asked, check_data, load_data
 from joulewise.workload.model import Model, load_model
 from joulewise.workload.split import split
 from joulewise.workload.store import Store, write_store
-from joulewise.workload.task import Metric
+from joulewise.workload.task import Task
 
 __all__ = ["Workload", "check_certifiable", "open_workload", "workload_record"]
 
@@ -79,21 +79,23 @@ def open_workload(
         JoulewiseError: whatever is wrong with the model or the data, in one line.
     """
     loaded = load_model(model)
-    dataset = load_data(data, loaded)
-    check_data(dataset, loaded, usage.batch_items)
+    dataset = as_asked(load_data(data, loaded), settings.task)
+    check_data(dataset, loaded, usage.batch_items, settings.task)
     needed = fewest_items(settings.margin, settings.confidence)
     splits = split(dataset.items, seed=settings.seed, search_items=needed)
     dtypes = {spec.name: spec.dtype for spec in loaded.inputs}
     stores = {
-        name: write_store(folder / name, dataset.inputs, dtypes, dataset.labels, indices)
+        name: write_store(
+            folder / name, dataset.inputs, dtypes, dataset.labels, indices, dataset.targets
+        )
         for name, indices in vars(splits).items()
     }
     lessons: Store | None = None
     warnings: tuple[str, ...] = ()
     if train is not None:
-        lessons, warnings = _lessons(
-            load_data(train, loaded), dataset, loaded, usage.batch_items, folder / "train"
-        )
+        taught = as_asked(load_data(train, loaded), settings.task)
+        check_data(taught, loaded, usage.batch_items, settings.task)
+        lessons, warnings = _lessons(taught, dataset, loaded, folder / "train")
     return Workload(
         model=loaded, source=data, classes=dataset.classes, usage=usage, train=lessons,
         warnings=warnings, **stores,
@@ -120,7 +122,7 @@ def check_certifiable(workload: Workload, settings: Settings) -> float:
     return smallest_margin(workload.hold_out.items, confidence)
 
 
-def workload_record(workload: Workload, metric: Metric) -> WorkloadRecord:
+def workload_record(workload: Workload, task: Task) -> WorkloadRecord:
     """Return the job as it goes into the bundle, without the folders of this machine."""
     stores = {
         "calibrate": workload.calibrate, "search": workload.search, "hold-out": workload.hold_out,
@@ -130,7 +132,8 @@ def workload_record(workload: Workload, metric: Metric) -> WorkloadRecord:
         model=workload.model.path.name,
         data=Path(workload.source).name,
         model_artifact=workload.model.artifact,
-        metric=metric,
+        metric=task.metric,
+        tolerance=task.tolerance,
         splits={
             name: SplitRecord(items=store.items, digest=store.digest())
             for name, store in stores.items()
@@ -143,11 +146,16 @@ def workload_record(workload: Workload, metric: Metric) -> WorkloadRecord:
 
 
 def _lessons(
-    lessons: Dataset, dataset: Dataset, model: Model, batch_items: int, folder: Path
+    lessons: Dataset, dataset: Dataset, model: Model, folder: Path
 ) -> tuple[Store, tuple[str, ...]]:
     """Write the items to learn from, without those that are also used to judge."""
-    check_data(lessons, model, batch_items)
-    if lessons.labels is None and dataset.labels is not None:
+    kinds = [(each.labels is not None, each.targets is not None) for each in (lessons, dataset)]
+    if all(map(any, kinds)) and kinds[0] != kinds[1]:
+        raise InputError(
+            f"labels of {lessons.source} and {dataset.source} differ: one has classes "
+            "(integers), one values (floats); give the same for both"
+        )
+    if any(kinds[1]) and not any(kinds[0]):
         raise InputError(
             f"{lessons.source} holds no labels, but {dataset.source} does; give them for both"
         )
@@ -165,7 +173,7 @@ def _lessons(
             f"{dataset.source} too; give at least {LEAST_LESSONS} of their own to learn from"
         )
     dtypes = {spec.name: spec.dtype for spec in model.inputs}
-    store = write_store(folder, lessons.inputs, dtypes, lessons.labels, kept)
+    store = write_store(folder, lessons.inputs, dtypes, lessons.labels, kept, lessons.targets)
     if len(kept) == lessons.items:
         return store, ()
     warning = (
