@@ -12,7 +12,7 @@ from joulewise.compress.compose import inputs_of, self_contained
 from joulewise.compress.gate import Terms
 from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES, check_step
-from joulewise.compress.stages import Stages, items_to_judge, join
+from joulewise.compress.stages import Stages, items_to_judge, join, require_classes
 from joulewise.core.errors import PassError
 from joulewise.core.recipe import Step, parse_steps
 
@@ -56,6 +56,7 @@ class Cascade:
         """Write ``model.onnx``; raises PassError where the two models do not fit together."""
         import onnx
 
+        require_classes(material)
         if material.original is None or _digest(material.original) == _digest(source):
             raise PassError(
                 "the model is still the original, which cannot be its own first stage; put steps "

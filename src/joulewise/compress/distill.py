@@ -96,6 +96,7 @@ class Distill:
             inputs=student.inputs,
             teacher=master,
             pairs=tuple(_within(pair, fixed) for pair in pairs),
+            values=material.values,
         )
         train(
             pupil,

@@ -121,7 +121,7 @@ def _least_missed(
         moved = {}
         for number in sorted(set(range(len(blocks))) - set(gone)):
             smaller = without_blocks(model, [blocks[n] for n in (*gone, number)])
-            moved[number] = _distance(_outputs(Network(smaller), material), whole)
+            moved[number] = _distance(_outputs(Network(smaller), material), whole, material)
         gone.append(min(moved, key=lambda number: moved[number]))
         tell(((done + 1) / count, f"block {gone[-1]} is missed least"))
     return gone
@@ -139,11 +139,11 @@ def _outputs(network: Network, material: Material) -> list[Tensor]:
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
-def _distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+def _distance(ours: Sequence[Tensor], theirs: Sequence[Tensor], material: Material) -> float:
     """Return the mean relative squared distance of outputs; infinity where it is no number."""
     from joulewise.learn.losses import comparable, form_of, relative_error
 
-    form = form_of(theirs[0])
+    form = "values" if material.values else form_of(theirs[0])
     pairs = zip(comparable(ours, form), comparable(theirs, form), strict=True)
     value = float(np.mean([relative_error(*pair).item() for pair in pairs]))
     return value if np.isfinite(value) else float("inf")

@@ -19,7 +19,7 @@ from joulewise.compress.compose import Nodes, self_contained
 from joulewise.compress.cut import Place, find_place, part_after, part_before
 from joulewise.compress.gate import Terms, are_probabilities
 from joulewise.compress.material import Material
-from joulewise.compress.stages import Stages, answers_to, items_to_judge, join
+from joulewise.compress.stages import Stages, answers_to, items_to_judge, join, require_classes
 from joulewise.core.errors import PassError
 from joulewise.workload.store import Store
 
@@ -77,6 +77,7 @@ class EarlyExit:
         """Write ``model.onnx``; raises PassError where no value cuts the graph in two."""
         import onnx
 
+        require_classes(material)
         model = self_contained(onnx.load(source))
         if len(model.graph.output) != 1:
             raise PassError(
@@ -158,6 +159,7 @@ def _part(store: Store, part: slice) -> Store:
         items=len(range(store.items)[part]),
         inputs={name: values[part] for name, values in store.inputs.items()},
         labels=None if store.labels is None else store.labels[part],
+        targets=None if store.targets is None else store.targets[part],
     )
 
 

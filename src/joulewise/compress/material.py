@@ -22,6 +22,8 @@ class Material:
         seed: of everything random.
         checkpoint: folder that outlives a killed pass, for what it would not like to do twice;
             None where nothing is kept. Removed once the pass is through.
+        values: whether the model's first output is values or a vector, not a score per class,
+            whatever it looks like.
         training_s: longest time that training can pay for, s; None where that is not known.
     """
 
@@ -32,6 +34,7 @@ class Material:
     seed: int = 0
     checkpoint: Path | None = None
     training_s: float | None = None
+    values: bool = False
 
     def pays_no_more(self, seconds: float) -> bool:
         """Return whether training for so long costs more than it can save."""

@@ -69,6 +69,7 @@ def apply_step(
                 stores={k: str(v.folder.absolute()) for k, v in stores.items() if v is not None},
                 original=None if material.original is None else str(material.original.absolute()),
                 seed=material.seed,
+                values=material.values,
                 training_s=material.training_s,
                 checkpoint=str(checkpoint.absolute()),
                 folder=str(folder.absolute()),

@@ -208,6 +208,7 @@ class _Job:
         labels, form = self.material.calibrate.labels, form_of(first)
         if (
             labels is None
+            or self.material.values
             or form == "values"
             or not 0 <= labels.min() <= labels.max() < first.shape[1]
         ):

@@ -110,6 +110,7 @@ class Qat:
                 search=material.search,
                 inputs=student.inputs,
                 teacher=master,
+                values=material.values,
             ),
             self._plan(material.seed),
             checkpoint=material.checkpoint,

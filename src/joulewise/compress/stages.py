@@ -24,7 +24,7 @@ from joulewise.workload.task import score_agreement, score_top1
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["METADATA_KEY", "Stages", "answers_to", "items_to_judge", "join"]
+__all__ = ["METADATA_KEY", "Stages", "answers_to", "items_to_judge", "join", "require_classes"]
 
 Array = npt.NDArray[Any]
 
@@ -60,6 +60,15 @@ class Stages:
     second: Path
     rest: onnx.ModelProto
     feeds: Mapping[str, str]
+
+
+def require_classes(material: Material) -> None:
+    """Raise PassError where answers are no classes: then a model does not know how sure it is."""
+    if material.values:
+        raise PassError(
+            "the answers are values or vectors; only models that give a score per class know how "
+            "sure they are"
+        )
 
 
 def items_to_judge(material: Material, terms: Terms) -> list[Store]:

@@ -20,6 +20,7 @@ def apply(
     seed: int,
     checkpoint: str,
     training_s: float | None,
+    values: bool,
     folder: str,
 ) -> list[str]:
     """Apply the pass `name` and return the files it wrote."""
@@ -36,6 +37,7 @@ def apply(
         seed=seed,
         checkpoint=Path(checkpoint),
         training_s=training_s,
+        values=values,
     )
     change = PASSES.load(name)(**parameters)
     return list(change.apply(Path(source), material, Path(folder)))

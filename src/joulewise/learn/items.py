@@ -45,6 +45,11 @@ class Items:
         """Labels, None where there are none."""
         return self.store.labels
 
+    @property
+    def targets(self) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+        """Labels that are values, None where there are none."""
+        return self.store.targets
+
     def at(self, rows: Rows) -> tuple[Tensor, ...]:
         """Return the items at `rows`, one tensor per input."""
         return tuple(self._tensor(name, rows) for name in self.names)

@@ -22,6 +22,7 @@ __all__ = [
     "layer_distance",
     "relative_error",
     "teacher_loss",
+    "value_loss",
 ]
 
 Form = Literal["scores", "probabilities", "values"]
@@ -91,6 +92,19 @@ def label_loss(student: Tensor, targets: Tensor) -> Tensor:
         targets: probability of each class, [n, classes].
     """
     return F.cross_entropy(student, targets)
+
+
+def value_loss(student: Tensor, targets: Tensor, variance: float) -> Tensor:
+    """Return the mean squared error in parts of a variance, summed over the values of an item.
+
+    Args:
+        student: values [n, ...].
+        targets: what they should be, [n, ...], as many per item.
+        variance: of the labels, summed over the values of an item, so that the loss of whoever
+            always gives the labels' mean is 1.
+    """
+    errors = student.reshape(len(student), -1) - targets.reshape(len(targets), -1)
+    return errors.square().sum() / (len(student) * variance)
 
 
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:

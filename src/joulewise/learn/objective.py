@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from joulewise.learn.losses import (
     layer_distance,
     relative_error,
     teacher_loss,
+    value_loss,
 )
 from joulewise.learn.plan import Lessons, Measure, Plan, Precision
 from joulewise.learn.taps import Taps
@@ -34,6 +36,7 @@ CHECK_ITEMS = 32
 """Items on which it is found out what a model's outputs are."""
 
 Tensors = tuple[Tensor, ...]
+Values = np.ndarray[Any, np.dtype[np.float64]]
 Judge = Callable[[Rows, Tensors, Tensors], float]
 """Mean score of search items from their numbers, the inputs and the student's answers."""
 
@@ -61,10 +64,14 @@ class Objective:
         inputs = self._train.at(next(self._train.chunks(CHECK_ITEMS)))
         check_augmentation(plan.augment, inputs)
         example = _example(student, lessons.teacher, inputs)
-        self._form: Form = form_of(example)
+        targets = self._train.targets
+        values = lessons.values or targets is not None
+        self._form: Form = "values" if values else form_of(example)
         self._classes = 0 if self._form == "values" else int(example.shape[1])
+        self._variance = None if targets is None else _variance(targets, example)
         self.precision: Precision = "f32"
-        if plan.precision == "auto" and _computes_bf16() and _bears_bf16(student, inputs):
+        rough = targets is None and plan.precision == "auto"  # bfloat16 has 3 digits of a value
+        if rough and _computes_bf16() and _bears_bf16(student, inputs):
             self.precision = "bf16"
         self._teacher: Teacher | None = None
         self._taps: tuple[Taps, Taps] | None = None
@@ -121,7 +128,7 @@ class Objective:
             outputs = self._student(*inputs)
         ours, loss = comparable(outputs, self._form), torch.zeros(())
         if targets is not None:
-            loss = loss + self._label_weight * label_loss(ours[0], targets)
+            loss = loss + self._label_weight * self._distance_to_labels(ours[0], targets)
         if self._teacher is not None and (self._label_weight < 1 or self._taps is not None):
             theirs = self._teacher.answer("train", rows, inputs)
             loss = loss + (1 - self._label_weight) * self._distance(ours, theirs)
@@ -144,13 +151,13 @@ class Objective:
     def _share_of_labels(self) -> float:
         """Return the weight of the labels in the loss."""
         labels = self._train.labels if self._classes else None
-        if labels is None and self._teacher is None:
-            raise PassError(
-                "there is nothing to learn from: no teacher, and no labels for scores per class"
-            )
-        if labels is None:
+        if labels is None and self._variance is None:
+            if self._teacher is None:
+                raise PassError(
+                    "there is nothing to learn from: no teacher, and no labels for scores per class"
+                )
             return 0.0
-        if labels.min() < 0 or labels.max() >= self._classes:
+        if labels is not None and not 0 <= labels.min() <= labels.max() < self._classes:
             raise PassError(
                 f"the labels go from {labels.min()} to {labels.max()}, but the model has scores "
                 f"for {self._classes} classes; give labels from 0 to {self._classes - 1}"
@@ -162,6 +169,13 @@ class Objective:
         labels, teacher = search.labels, self._teacher
         if labels is not None and self._classes:
             return "top1", lambda rows, _, ours: _equal(ours[0], torch.from_numpy(labels[rows]))
+        if (targets := search.targets) is not None and self._variance is not None:
+            return (
+                "negative error",
+                lambda rows, _, ours: (
+                    -self._distance_to_labels(ours[0], _values(targets[rows])).item()
+                ),
+            )
         if teacher is None:
             return None, None
         if self._classes:
@@ -176,11 +190,24 @@ class Objective:
         )
 
     def _targets(self, rows: Rows) -> Tensor | None:
-        """Return the probability of each class that the labels give, None where they count not."""
-        if not self._label_weight or self._train.labels is None:
+        """Return the probability of each class, or the values, that the labels give.
+
+        None where they do not count.
+        """
+        if not self._label_weight:
+            return None
+        if self._train.targets is not None:
+            return _values(self._train.targets[rows])
+        if self._train.labels is None:
             return None
         labels = torch.from_numpy(self._train.labels[rows])
         return F.one_hot(labels, self._classes).float()
+
+    def _distance_to_labels(self, ours: Tensor, targets: Tensor) -> Tensor:
+        """Return how far a first output is from labels, of classes or of values."""
+        if self._variance is None:
+            return label_loss(ours, targets)
+        return value_loss(ours, targets, self._variance)
 
     def _distance(self, ours: Tensors, theirs: Tensors) -> Tensor:
         """Return how far the answers of student and teacher are apart."""
@@ -188,6 +215,8 @@ class Objective:
         distance = torch.zeros(())
         if self._classes:
             distance = teacher_loss(*pairs.pop(0), self._plan.temperature)
+        elif self._variance is not None:  # in the unit of the distance to labels
+            distance = value_loss(*pairs.pop(0), self._variance)
         return distance + sum(relative_error(*pair) for pair in pairs)
 
     def _distance_of_layers(self, student: Taps, teacher: Taps) -> Tensor:
@@ -208,6 +237,21 @@ def _example(student: nn.Module, teacher: nn.Module | None, inputs: Tensors) -> 
     if not any(x.is_floating_point() for x in theirs):
         raise PassError("the model has no output of floats, so there is nothing that it can learn")
     return theirs[0]
+
+
+def _variance(targets: Values, example: Tensor) -> float:
+    """Return the variance of labels, summed over the values of an item."""
+    ours, values = targets[0].size, example[0].numel()
+    if ours != values:
+        raise PassError(f"there are {ours} labels per item, but the model gives {values} values")
+    variance = float(targets.reshape(len(targets), ours).var(axis=0).sum())
+    if not variance > 0:
+        raise PassError("all labels are the same, so there is nothing to learn from them")
+    return variance
+
+
+def _values(targets: Values) -> Tensor:
+    return torch.from_numpy(np.asarray(targets, np.float32))
 
 
 def _computes_bf16() -> bool:

@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 Measure = Literal["top1", "agreement", "negative error"]
-"""Share of items with the right class, share with the teacher's class, or minus the relative error
-to the teacher's outputs; more is better."""
+"""Share of items with the right class, share with the teacher's class, or minus the error to labels
+that are values, else to the teacher's outputs; more is better."""
 
 Precision = Literal["f32", "bf16"]
 
@@ -54,6 +54,8 @@ class Lessons:
         inputs: names of the items' columns in the order in which the student takes them.
         teacher: module with the student's inputs and outputs; None where labels are enough.
         pairs: layers that should look at items alike; used where Plan.features is above 0.
+        values: whether the first output is values, whatever it looks like; so it is, too, where
+            labels are values.
     """
 
     train: Store
@@ -61,6 +63,7 @@ class Lessons:
     inputs: tuple[str, ...]
     teacher: nn.Module | None = None
     pairs: tuple[Pair, ...] = ()
+    values: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,7 @@ class Session:
             search=self.workload.search,
             original=self.workload.model.path,
             seed=self.settings.seed,
+            values=not self.judge.task.of_classes,
         )
 
     def artifact_folder(self, recipe: Recipe) -> Path:
