@@ -8,10 +8,18 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from joulewise.meter.interleave import Plan
-from joulewise.testing.models import conv_classifier, labelled_items
+from joulewise.testing.models import (
+    conv_classifier,
+    labelled_items,
+    masked_items,
+    masked_pooling,
+    save_model,
+)
 
 SHORT_PLANS: Mapping[str, Mapping[str, Plan]] = {
     "joulewise.pipeline": {"PROOF_PLAN": Plan(rounds=6, block_s=0.05, warm_up_s=0.1)},
@@ -45,3 +53,51 @@ def shorten_plans(patch: pytest.MonkeyPatch) -> None:
     for module, plans in SHORT_PLANS.items():
         for name, plan in plans.items():
             patch.setattr(import_module(module), name, plan)
+
+
+def make_regression(folder: Path, items: int = 800, *, lessons: int = 0) -> Job:
+    """Write a regressor, and items whose labels are floats that it predicts with some error.
+
+    The items are those of Friedman's first problem; the network has random features, and their
+    weights are those of least squares with a penalty. With `lessons`, as many other items are in
+    ``lessons.npz``.
+
+    Source: Friedman 1991, Annals of Statistics 19, 1-67, equation 61.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    x = random.uniform(size=(items + lessons, 10)).astype(np.float32)
+    curve = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2
+    y = curve + 10 * x[:, 3] + 5 * x[:, 4] + random.normal(size=len(x))
+    weights = {"first": random.normal(size=(10, 64)), "bias": random.normal(size=64)}
+    features = np.maximum(x @ weights["first"] + weights["bias"], 0)
+    both = np.column_stack([features, np.ones(len(x))])
+    found = np.linalg.solve(both.T @ both + 0.1 * np.eye(65), both.T @ y)
+    nodes = [
+        helper.make_node("Gemm", ["x", "first", "bias"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["features"]),
+        helper.make_node("Gemm", ["features", "last", "offset"], ["y"]),
+    ]
+    weights |= {"last": found[:-1, None], "offset": found[-1:]}
+    ends = ({"x": ["n", 10]}, {"y": ["n", 1]})
+    model = save_model(folder / "regressor.onnx", nodes, weights, *ends)
+    np.savez(folder / "items.npz", x=x[:items], y=y[:items])
+    if lessons:
+        np.savez(folder / "lessons.npz", x=x[items:], y=y[items:])
+    return Job(model=model, data=folder / "items.npz")
+
+
+def make_embeddings(folder: Path, items: int = 800) -> Job:
+    """Write an encoder of tokens with a mask, whose vectors have length 1, and items for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pooled = onnx.load(masked_pooling(folder / "pooled.onnx"))
+    pooled.graph.node.extend(
+        [
+            helper.make_node("ReduceL2", ["scores"], ["length"], axes=[1]),
+            helper.make_node("Div", ["scores", "length"], ["vectors"]),
+        ]
+    )
+    pooled.graph.output[0].name = "vectors"
+    onnx.save(pooled, folder / "encoder.onnx")
+    np.savez(folder / "items.npz", **masked_items(items))
+    return Job(model=folder / "encoder.onnx", data=folder / "items.npz")

@@ -1,0 +1,173 @@
+"""Jobs other than classes, from the command line to the record: regression and embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from joulewise.bundle import contest_of
+from joulewise.compress.cascade import Cascade
+from joulewise.compress.early_exit import EarlyExit
+from joulewise.compress.material import Material
+from joulewise.compression import Compressed
+from joulewise.core.errors import PassError
+from joulewise.core.records import Bundle, load
+from joulewise.report.card import render_card
+from joulewise.report.verdict import verdict_lines
+from joulewise.testing.models import vector_store
+from joulewise.workload.task import Task
+from tests.cli.program import Done, fast, only_line
+from tests.models import Job, make_embeddings, make_regression
+from tests.report.bundles import make_bundle, make_workload
+
+QUICK = ("--margin", 5, "--meter", "cpu-time", "-o")
+
+
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return make_regression(tmp_path_factory.mktemp("regression"), lessons=256)
+
+
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return make_embeddings(tmp_path_factory.mktemp("embeddings"))
+
+
+def compress(job: Job, recipe: str, output: Path, *more: object) -> Done:
+    return fast(
+        "compress", job.model, "--recipe", recipe, "--data", job.data, *QUICK, output, *more
+    )
+
+
+def record(output: Path) -> Compressed:
+    return load(Compressed, output / "joulewise-compressed.json")
+
+
+def errors(job: Job, model: Path) -> np.ndarray:
+    with np.load(job.data) as items:
+        x, y = items["x"], items["y"]
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return np.abs(session.run(None, {"x": x})[0][:, 0] - y)
+
+
+def test_regression_is_optimized_and_tells_its_tolerance(regression: Job, tmp_path: Path) -> None:
+    done = fast(
+        "optimize", regression.model, "--data", regression.data, "--task", "values", "--lossless",
+        "--runtime", "onnxruntime", *QUICK, tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    workload = load(Bundle, tmp_path / "out" / "joulewise.json").workload
+    assert workload.metric == "within"
+    assert workload.tolerance is not None
+    words = f"within {workload.tolerance:.3g} of the label"
+    assert f"quality: {words}, the original's median error" in done.stderr
+    for page in ("report.html", "README.md"):
+        assert words in (tmp_path / "out" / page).read_text()
+    right = errors(regression, regression.model) <= workload.tolerance
+    assert right.mean() == pytest.approx(0.5, abs=0.05)  # the median of the search items
+
+
+def test_regressor_learns_from_labels_and_is_tested_with_the_tolerance(
+    regression: Job, tmp_path: Path
+) -> None:
+    done = compress(
+        regression, "distill(epochs=8, label_weight=1.0, batch_items=16)", tmp_path / "out",
+        "--train", regression.data.parent / "lessons.npz", "--tolerance", 2,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "within 2 of the label" in done.stdout
+    found = record(tmp_path / "out")
+    assert (found.workload.metric, found.workload.tolerance) == ("within", 2.0)
+    taught = errors(regression, tmp_path / "out" / found.artifact.main)
+    before = errors(regression, regression.model)
+    assert found.claim.quality_candidate.value == pytest.approx((taught <= 2).mean(), abs=0.06)
+    assert found.claim.quality_baseline.value == pytest.approx((before <= 2).mean(), abs=0.06)
+    assert not np.array_equal(taught, before)
+    assert np.mean(taught**2) < 1.3 * np.mean(before**2)
+
+
+def test_embeddings_are_judged_by_their_neighbours(embeddings: Job, tmp_path: Path) -> None:
+    """Their length of 1 says what they are; int8 in 4 dimensions mistakes some neighbours."""
+    done = compress(embeddings, "quantize(static)", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "same nearest neighbour as the original 100.00 % -> " in done.stdout
+    claim = record(tmp_path / "out").claim
+    assert record(tmp_path / "out").workload.metric == "neighbour"
+    assert claim.difference.gained == 0
+    assert claim.difference.lost == claim.difference.changed > 0
+    assert not claim.holds
+
+
+def test_embeddings_with_labels(embeddings: Job, tmp_path: Path) -> None:
+    with np.load(embeddings.data) as items:
+        labelled = {**items, "y": np.arange(800) % 97}
+    np.savez(tmp_path / "labelled.npz", **labelled)
+    job = Job(model=embeddings.model, data=tmp_path / "labelled.npz")
+    done = compress(job, "quantize(static)", tmp_path / "out", "--task", "vectors")
+    assert done.returncode == 0, done.stderr
+    assert "nearest neighbour of the same label" in done.stdout
+
+
+def nan_label(arrays: dict[str, np.ndarray]) -> None:
+    arrays["y"][3] = np.nan
+
+
+def two_labels(arrays: dict[str, np.ndarray]) -> None:
+    arrays["y"] = np.column_stack([arrays["y"]] * 2)
+
+
+def classes(arrays: dict[str, np.ndarray]) -> None:
+    arrays["y"] = np.zeros(800, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "says"),
+    [
+        (nan_label, (), "have 1 NaN or infinite values, the first in item 3"),
+        (two_labels, (), "are 2 per item, but the model's first output has 1"),
+        (None, ("--task", "classes", "--tolerance", 1), "a tolerance is for values"),
+        (classes, ("--tolerance", 1), "there are no labels that are values"),
+    ],
+    ids=["nan", "two", "tolerance", "classes"],
+)
+def test_what_does_not_fit_is_one_line(
+    regression: Job, tmp_path: Path, change: object, options: tuple[object, ...], says: str
+) -> None:
+    with np.load(regression.data) as items:
+        arrays = dict(items)
+    if callable(change):
+        change(arrays)
+    np.savez(tmp_path / "changed.npz", **arrays)
+    job = Job(model=regression.model, data=tmp_path / "changed.npz")
+    done = compress(job, "quantize(static)", tmp_path / "out", "--quiet", *options)
+    assert says in only_line(done)
+    assert {path.name for path in tmp_path.iterdir()} == {"changed.npz"}
+
+
+def test_a_bundle_is_verified_with_the_metric_and_tolerance_that_it_names() -> None:
+    bundle = make_bundle()
+    within = replace(make_workload(), metric="within", tolerance=0.42)
+    claims = tuple(
+        replace(
+            claim,
+            quality_candidate=replace(claim.quality_candidate, metric="within", tolerance=0.42),
+        )
+        for claim in bundle.claims
+    )
+    told = replace(bundle, workload=within, claims=claims)
+    assert contest_of(Path("bundle"), told).task == Task(metric="within", tolerance=0.42)
+    assert "within 0.42 of the label" in verdict_lines(told)[2]
+    assert "- quality: within 0.42 of the label" in render_card(told)
+
+
+@pytest.mark.parametrize("change", [Cascade(), EarlyExit()])
+def test_values_do_not_know_how_sure_they_are(
+    change: Cascade | EarlyExit, regression: Job, tmp_path: Path
+) -> None:
+    material = Material(calibrate=vector_store(tmp_path / "items", 8), values=True)
+    with pytest.raises(PassError, match="only models that give a score per class"):
+        change.apply(regression.model, material, tmp_path)
