@@ -79,8 +79,9 @@ def make_regression(folder: Path, items: int = 800, *, lessons: int = 0) -> Job:
         helper.make_node("Gemm", ["features", "last", "offset"], ["y"]),
     ]
     weights |= {"last": found[:-1, None], "offset": found[-1:]}
-    ends = ({"x": ["n", 10]}, {"y": ["n", 1]})
-    model = save_model(folder / "regressor.onnx", nodes, weights, *ends)
+    model = save_model(
+        folder / "regressor.onnx", nodes, weights, {"x": ["n", 10]}, {"y": ["n", 1]}
+    )
     np.savez(folder / "items.npz", x=x[:items], y=y[:items])
     if lessons:
         np.savez(folder / "lessons.npz", x=x[items:], y=y[items:])
@@ -99,5 +100,6 @@ def make_embeddings(folder: Path, items: int = 800) -> Job:
     )
     pooled.graph.output[0].name = "vectors"
     onnx.save(pooled, folder / "encoder.onnx")
-    np.savez(folder / "items.npz", **masked_items(items))
+    tokens = masked_items(items)
+    np.savez(folder / "items.npz", ids=tokens["ids"], attention_mask=tokens["attention_mask"])
     return Job(model=folder / "encoder.onnx", data=folder / "items.npz")
