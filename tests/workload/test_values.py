@@ -158,8 +158,9 @@ def test_records_name_their_metric() -> None:
     assert task_of("within", 0.5) == Task(metric="within", tolerance=0.5)
     with pytest.raises(InputError, match="no metric 'r2'"):
         task_of("r2", None)
-    with pytest.raises(InputError, match="has no tolerance"):
-        task_of("within", None)
+    for tolerance in (None, 0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="has no tolerance above 0"):
+            task_of("within", tolerance)
 
 
 # ---------------------------------------------------------------- data
@@ -228,6 +229,15 @@ def test_values_are_stored_to_the_last_digit(tmp_path: Path) -> None:
     assert plain.targets is None
     changed = write_store(tmp_path / "c", x, {"x": "float32"}, None, order, np.nextafter(y, 9))
     assert len({each.digest() for each in (found, plain, changed)}) == 3
+
+
+@pytest.mark.parametrize("name", ["labels", "targets"])
+def test_labels_of_another_kind_are_damage(tmp_path: Path, name: str) -> None:
+    x, labels = {"x": np.arange(3.0)}, np.arange(3)
+    write_store(tmp_path, x, {"x": "float32"}, labels, np.arange(3), labels.astype(np.float64))
+    np.save(tmp_path / f"{name}.npy", np.array(["a", "b", "c"]))
+    with pytest.raises(InputError, match=f"'{name}' are str"):
+        open_store(tmp_path)
 
 
 def test_every_split_has_its_values(tmp_path: Path, make_model: MakeModel) -> None:

@@ -148,6 +148,9 @@ def open_store(folder: Path) -> Store:
     for name, values in [*inputs.items(), ("labels", labels), ("targets", targets)]:
         if values is not None and (values.ndim == 0 or len(values) != index.items):
             raise InputError(f"{folder}: {name!r} does not hold {index.items} items")
+    for name, values, kinds in (("labels", labels, "iu"), ("targets", targets, "f")):
+        if values is not None and values.dtype.kind not in kinds:
+            raise InputError(f"{folder}: {name!r} are {values.dtype.name}; get the data again")
     return Store(
         folder=folder,
         items=index.items,

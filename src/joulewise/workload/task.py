@@ -89,15 +89,18 @@ class Task:
     make another's wrong: these are not independent, and bounds on their difference are approximate.
 
     Raises:
-        InputError: "within" has no tolerance.
+        InputError: "within" has no tolerance above 0.
     """
 
     metric: Metric
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.metric == "within" and self.tolerance is None:
-            raise InputError("the metric 'within' has no tolerance; say how near with --tolerance")
+        if self.metric == "within" and not 0 < (self.tolerance or 0) < math.inf:
+            raise InputError(
+                f"the metric 'within' has no tolerance above 0, but {self.tolerance}; say how near "
+                "is right with --tolerance"
+            )
 
     @property
     def of_classes(self) -> bool:
