@@ -278,12 +278,12 @@ def flexible(model: onnx.ModelProto, *, trained: bool = True) -> onnx.ModelProto
     graph, arrays, shapes = made.graph, arrays_of(made.graph), shapes_of(made)
     for node in graph.node:
         before = shapes.get(node.input[0]) if node.op_type == "Reshape" else None
-        if before is None:
+        name = f"{node.output[0]}/sizes"
+        if before is None or node.input[1] == name:  # of an earlier call
             continue
         target = _target(node, before, arrays, shapes)
         sizes = None if target is None else _free_sizes(before, target)
         if sizes is not None:
-            name = f"{node.output[0]}/sizes"
             graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
             node.input[1] = name
             del node.attribute[:]  # allowzero, with which 0 would not copy an axis
