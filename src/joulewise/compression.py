@@ -23,7 +23,14 @@ from joulewise.export.program import RUNTIMES
 from joulewise.learn.source import as_onnx, gives_vectors
 from joulewise.meter.bill import Bill
 from joulewise.meter.table import meter_opener
-from joulewise.pipeline import PROOF_PLAN, Progress, Silent, judge_of_original, usable_runtimes
+from joulewise.pipeline import (
+    PROOF_PLAN,
+    Progress,
+    Silent,
+    judge_of_original,
+    quality_words,
+    usable_runtimes,
+)
 from joulewise.proof.prove import Contest, prove
 from joulewise.search.session import Session
 from joulewise.search.space import as_found_recipe
@@ -142,6 +149,7 @@ def compress_model(
             ),
             open_meter=open_meter, folder=work,
         )  # fmt: skip
+        progress.stage(quality_words(session.judge.task, settings))
         bill = Bill(open_meter([os.getpid()]))
         applied = tuple(
             _apply(session, steps[: number + 1], bill, progress) for number in range(len(steps))

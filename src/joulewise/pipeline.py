@@ -41,6 +41,7 @@ __all__ = [
     "Verification",
     "measure_model",
     "optimize",
+    "quality_words",
     "usable_runtimes",
     "verify",
 ]
@@ -132,7 +133,7 @@ def optimize(
             f"{workload.hold_out.items:,} hold-out items can certify a loss of "
             f"{100 * smallest:.2f} points at the best; {100 * settings.margin:g} are declared"
         )
-        progress.stage(f"quality: {metric_words(judge.task)}{_whose(settings, judge.task)}")
+        progress.stage(quality_words(judge.task, settings))
         progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
         trials = search(session, bill, progress.trial, progress.part)
         choice, claim = choose(trials), None
@@ -302,7 +303,8 @@ def judge_of_original(
     )
 
 
-def _whose(settings: Settings, task: Task) -> str:
-    """Say where the tolerance came from, where the user gave none."""
+def quality_words(task: Task, settings: Settings) -> str:
+    """Return what counts as right, and where the tolerance came from if the user gave none."""
     found = task.tolerance is not None and settings.tolerance is None
-    return ", the original's median error (--tolerance sets another)" if found else ""
+    whose = ", the original's median error (--tolerance sets another)" if found else ""
+    return f"quality: {metric_words(task)}{whose}"
