@@ -79,9 +79,7 @@ def make_regression(folder: Path, items: int = 800, *, lessons: int = 0) -> Job:
         helper.make_node("Gemm", ["features", "last", "offset"], ["y"]),
     ]
     weights |= {"last": found[:-1, None], "offset": found[-1:]}
-    model = save_model(
-        folder / "regressor.onnx", nodes, weights, {"x": ["n", 10]}, {"y": ["n", 1]}
-    )
+    model = save_model(folder / "regressor.onnx", nodes, weights, {"x": ["n", 10]}, {"y": ["n", 1]})
     np.savez(folder / "items.npz", x=x[:items], y=y[:items])
     if lessons:
         np.savez(folder / "lessons.npz", x=x[items:], y=y[items:])
