@@ -19,6 +19,7 @@ from joulewise.core.statistics import (
     NUISANCE_ERROR,
     NUISANCE_POINTS,
     fewest_items,
+    is_inferior,
     items_needed,
     lower_bound,
     noninferiority_p_value,
@@ -289,3 +290,24 @@ def test_items_needed_never_fall_below_what_no_change_needs() -> None:
 def test_no_number_of_items_certifies_a_candidate_that_is_worse_by_the_margin() -> None:
     with pytest.raises(ValueError, match="never certified"):
         items_needed(0.01, -0.01, 0.05, 0.95)
+
+
+@pytest.mark.parametrize("changed_rate", [0.02, 0.1, 0.4, 0.9])
+def test_a_loss_of_just_the_margin_is_seldom_called_inferior(changed_rate: float) -> None:
+    """The probability is summed over all outcomes of 512 items."""
+    items, margin = 512, 0.01
+    error = 0.0
+    for changed in range(items + 1):
+        weight = stats.binom.pmf(changed, items, changed_rate)
+        if weight > 1e-9:
+            gains = np.arange(changed + 1)
+            share = (changed_rate - margin) / (2 * changed_rate)
+            called = [is_inferior(g, changed - g, items, margin, 0.95) for g in gains.tolist()]
+            error += weight * float(np.sum(stats.binom.pmf(gains, changed, share)[called]))
+    assert 0.02 < error < 0.07
+
+
+def test_what_is_broken_is_called_inferior_at_once() -> None:
+    assert is_inferior(10, 90, 512, 0.05, 0.95)
+    assert not is_inferior(10, 12, 512, 0.05, 0.95)
+    assert not is_inferior(90, 10, 512, 0.05, 0.95)

@@ -19,6 +19,7 @@ from joulewise.core.energy import Block, Grade
 
 __all__ = [
     "fewest_items",
+    "is_inferior",
     "items_needed",
     "lower_bound",
     "net_ratio",
@@ -190,6 +191,23 @@ def _beyond_bumps(gained: int, lost: int, items: int, error: float, margin: floa
 def upper_bound(gained: int, lost: int, items: int, confidence: float) -> float:
     """Return the one-sided exact upper confidence bound of the paired difference."""
     return -lower_bound(lost, gained, items, confidence)
+
+
+def is_inferior(gained: int, lost: int, items: int, margin: float, confidence: float) -> bool:
+    """Return whether a candidate loses more than `margin`, as far as a score test can tell.
+
+    It is for what is not worth looking at any longer; a proof asks `lower_bound`.
+
+    Args:
+        gained: items that only the candidate answers right.
+        lost: items that only the baseline answers right.
+        items: all items, > 0.
+        margin: largest acceptable loss, in (0, 1).
+        confidence: one-sided, in (0.5, 1).
+
+    Source: as for `score`; its level is kept nearly, not exactly.
+    """
+    return bool(score(gained, lost, items, -margin) < stats.norm.ppf(1.0 - confidence))
 
 
 def smallest_margin(items: int, confidence: float) -> float:

@@ -12,7 +12,7 @@ from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, PassError, ProgramError
 from joulewise.core.recipe import Recipe
-from joulewise.core.statistics import items_needed
+from joulewise.core.statistics import is_inferior, items_needed
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import Array
 from joulewise.meter.bill import Bill
@@ -127,7 +127,7 @@ class Bench:
             if not self.session.judge.same_answers(outputs):
                 return replace(tried, rejected="answers differ from the original's")
             tried = replace(tried, quality=self.session.judge.quality_of_original)
-        if difference.upper < -self.session.settings.margin:
+        if self._is_hopeless(difference):
             return replace(
                 tried, rejected=_quality_reason(difference, self.session.settings.margin)
             )
@@ -140,6 +140,10 @@ class Bench:
                 tried, rejected=f"needs {times:.2f} x the joules of the strongest lossless way"
             )
         return tried
+
+    def _is_hopeless(self, found: Difference) -> bool:
+        margin, confidence = self.session.settings.margin, found.confidence
+        return is_inferior(found.gained, found.lost, found.items, margin, confidence)
 
     def _with_energy(self, tried: Tried, taken: Mapping[str, Measurement]) -> Tried:
         ratio = ratio_of(taken["anchor"], taken["candidate"], self.session.judge.confidence)
