@@ -96,8 +96,9 @@ def _smaller(
         return replace(prune, parameters={**prune.parameters, "costs": costs})
 
     try_structures(one, post_training(trials, best), prune_for, distill)
-    for recipe in cascade_recipes(made):
-        one(recipe)
+    if session.judge.task.of_classes:  # only classes have scores that tell when to ask another
+        for recipe in cascade_recipes(made):
+            one(recipe)
     return tuple(made)
 
 
