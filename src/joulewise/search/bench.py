@@ -12,7 +12,7 @@ from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, PassError, ProgramError
 from joulewise.core.recipe import Recipe
-from joulewise.core.statistics import is_inferior, items_needed
+from joulewise.core.statistics import is_inferior, items_needed, lower_bound
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import Array
 from joulewise.meter.bill import Bill
@@ -20,7 +20,7 @@ from joulewise.meter.interleave import Plan, interleave, ratio_of
 from joulewise.search.session import Session
 from joulewise.search.why import explain_cost
 
-__all__ = ["Bench", "Tried"]
+__all__ = ["Bench", "Tried", "foreseen_bound"]
 
 QUICK_ITEMS = 512
 """Items of the search split on which a candidate must not be clearly inferior."""
@@ -113,8 +113,9 @@ class Bench:
             if not recipe.lossless:
                 quality, difference = self.session.judge.compare(self._answers(program, None))
                 tried = replace(tried, quality=quality, difference=difference)
-                if difference.lower <= -self.session.settings.margin:
-                    reason = _quality_reason(difference, self.session.settings.margin)
+                bound = foreseen_bound(difference, self.session.workload.hold_out.items)
+                if bound <= -self.session.settings.margin:
+                    reason = _quality_reason(difference, bound, self.session.settings.margin)
                     return replace(tried, rejected=reason)
             tried = self._with_energy(tried, self._interleaved(program, FULL_PLAN))
             return replace(tried, rejected=self._too_late(tried.measurement))
@@ -128,9 +129,8 @@ class Bench:
                 return replace(tried, rejected="answers differ from the original's")
             tried = replace(tried, quality=self.session.judge.quality_of_original)
         if self._is_hopeless(difference):
-            return replace(
-                tried, rejected=_quality_reason(difference, self.session.settings.margin)
-            )
+            margin = self.session.settings.margin
+            return replace(tried, rejected=_quality_reason(difference, difference.lower, margin))
         if best_ratio is None:
             return tried
         tried = self._with_energy(tried, self._interleaved(program, QUICK_PLAN))
@@ -172,10 +172,24 @@ class Bench:
         return program.predict(self.session.workload.search, folder, limit)
 
 
-def _quality_reason(difference: Difference, margin: float) -> str:
+def foreseen_bound(found: Difference, items: int) -> float:
+    """Return the lower bound of the difference that `items` others give, if they are as these are.
+
+    A candidate is worth the final test where that would hold. Its own bound on the search items
+    asks for more than the hold-out does, which is larger; an estimate alone asks for less.
+
+    Args:
+        found: on the search items.
+        items: of the hold-out.
+    """
+    gained, lost = (round(count * items / found.items) for count in (found.gained, found.lost))
+    return lower_bound(gained, min(lost, items - gained), items, found.confidence)
+
+
+def _quality_reason(difference: Difference, bound: float, margin: float) -> str:
     found = (
-        f"quality {100 * difference.value:+.2f} points (bound {100 * difference.lower:+.2f}) on "
-        f"{difference.items} items is not within the margin of {100 * margin:g}"
+        f"quality {100 * difference.value:+.2f} points on {difference.items} items (bound to be "
+        f"expected {100 * bound:+.2f}) is not within the margin of {100 * margin:g}"
     )
     if difference.value <= -margin:
         return found

@@ -1,0 +1,35 @@
+"""What is worth the final test: the bound that a hold-out is expected to give."""
+
+from __future__ import annotations
+
+import pytest
+
+from joulewise.core.claim import Difference
+from joulewise.core.statistics import lower_bound
+from joulewise.search.bench import foreseen_bound
+
+
+def difference(gained: int, lost: int, items: int) -> Difference:
+    return Difference(
+        value=(gained - lost) / items, lower=lower_bound(gained, lost, items, 0.95), upper=1.0,
+        confidence=0.95, items=items, gained=gained, lost=lost, changed=gained + lost,
+    )  # fmt: skip
+
+
+def test_as_many_items_give_the_same_bound() -> None:
+    found = difference(20, 25, 1000)
+    assert foreseen_bound(found, 1000) == found.lower
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(20, 25), (0, 4), (11, 10)])
+def test_more_items_narrow_it_and_fewer_widen_it(gained: int, lost: int) -> None:
+    found = difference(gained, lost, 1000)
+    assert foreseen_bound(found, 300) < found.lower < foreseen_bound(found, 3000)
+
+
+def test_twice_the_items_are_twice_the_counts() -> None:
+    assert foreseen_bound(difference(3, 7, 500), 1000) == lower_bound(6, 14, 1000, 0.95)
+
+
+def test_no_more_answers_change_than_there_are_items() -> None:
+    assert foreseen_bound(difference(1, 2, 3), 2) == lower_bound(1, 1, 2, 0.95)
