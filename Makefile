@@ -19,7 +19,7 @@ check: .venv/developing  ## lint, types and layers
 	$(BIN)/lint-imports
 
 slow: .venv/developing  ## the tests on real models, minutes each
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 clean:  ## remove the environment and what tools left behind
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
