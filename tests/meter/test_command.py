@@ -96,11 +96,16 @@ def test_streams_are_the_callers(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_interrupt_reaches_the_child_and_is_still_reported() -> None:
-    """Ctrl-C: the terminal sends SIGINT to both; here the child sends it to its parent."""
+    """Ctrl-C: the terminal sends SIGINT to both; here the child sends it to its parent.
+
+    The parent may have other threads, and the one that takes the signal may have to wait for a CPU:
+    the child lives on until it had one.
+    """
     before = signal.getsignal(signal.SIGINT)
     result = python(
-        "import os, signal\n"
+        "import os, signal, time\n"
         "os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(0.5)\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
     )
