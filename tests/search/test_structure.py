@@ -23,7 +23,7 @@ from tests.trials import failed, int8, measured, rejected
 ORT = RunSettings(runtime="onnxruntime", threads=1)
 OPENVINO = RunSettings(runtime="openvino", threads=1)
 AVX512 = replace(read_host(), instruction_sets=("avx2", "avx512"))
-PRUNE, DISTILL = taught_steps(Settings(epochs=3, augment="flip"), AVX512)
+PRUNE, DISTILL = taught_steps(Settings(epochs=3, augment="flip"), AVX512, {"Conv"})
 BEST = {"onnxruntime": ORT, "openvino": OPENVINO}
 
 
@@ -98,7 +98,13 @@ def test_all_ways_share_what_was_taught() -> None:
 
 def test_widths_are_what_the_registers_hold() -> None:
     narrow = replace(AVX512, instruction_sets=("avx2",))
-    assert taught_steps(Settings(), narrow)[0].parameters == {"align": 8}
+    assert taught_steps(Settings(), narrow, {"Conv"})[0].parameters == {"align": 8}
+
+
+def test_transformers_are_taught_gently() -> None:
+    _, distill = taught_steps(Settings(), AVX512, {"MatMul", "Softmax", "LayerNormalization"})
+    assert distill.parameters["rate"] == 1e-4
+    assert "rate" not in DISTILL.parameters
 
 
 def test_a_model_that_cannot_be_changed_ends_it() -> None:

@@ -88,7 +88,7 @@ def _smaller(
         return made[-1]
 
     session, run = attempt.bench.session, best_lossless(trials).recipe.run
-    prune, distill = taught_steps(session.settings, session.host)
+    prune, distill = taught_steps(session.settings, session.host, session.workload.model.operators)
 
     def prune_for(body: tuple[Step, ...]) -> Step:
         with attempt.bill.stage("trials"):

@@ -9,7 +9,13 @@ from joulewise.core.host import Host
 from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.export.program import RUNTIMES
 
-__all__ = ["anchor_recipe", "as_found_recipe", "changed_recipes", "lossless_recipes"]
+__all__ = [
+    "anchor_recipe",
+    "as_found_recipe",
+    "changed_recipes",
+    "is_transformer",
+    "lossless_recipes",
+]
 
 QUANTIZABLE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "Attention"})
 """Operators of which the int8 passes quantize at least one; without any there is nothing to try."""
@@ -81,7 +87,7 @@ def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[tu
     dynamic = Step(name="dynamic_int8", parameters={"reduce_range": saturates})
     if "MatMul" in operators:
         steps.append((dynamic,))
-    if _is_transformer(operators):
+    if is_transformer(operators):
         steps += _smoothed_steps(saturates)
     return steps
 
@@ -95,7 +101,7 @@ def _smoothed_steps(saturates: bool) -> list[tuple[Step, ...]]:
 def _trimmed_steps(runtime: str, operators: Collection[str], host: Host) -> list[tuple[Step, ...]]:
     """Return steps that cut padding off first: alone, and before int8 of a transformer."""
     trim = Step(name="trim_padding")
-    if runtime != "onnxruntime" or not _is_transformer(operators):
+    if runtime != "onnxruntime" or not is_transformer(operators):
         return [(trim,)]
     return [(trim,), *((trim, *steps) for steps in _smoothed_steps(_saturates(host)))]
 
@@ -105,7 +111,7 @@ def _saturates(host: Host) -> bool:
     return host.architecture == "x86_64" and "vnni" not in host.instruction_sets
 
 
-def _is_transformer(operators: Collection[str]) -> bool:
+def is_transformer(operators: Collection[str]) -> bool:
     """Return whether a graph has attention, or normalises layers as transformers do.
 
     A network of convolutions may end with MatMul and Softmax, but that is no attention.

@@ -10,13 +10,14 @@ models get the original as a second stage for what they are unsure of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from joulewise.core.claim import Trial
 from joulewise.core.host import Host
 from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.core.settings import Settings
+from joulewise.search.space import is_transformer
 
 __all__ = [
     "TAUGHT",
@@ -37,6 +38,10 @@ WIDTHS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.87, 0.93)
 
 BODIES = ((Step(name="drop_blocks", parameters={"ratio": 0.5}),), ())
 """What is done to a model before its width is cut; the next where the one before does not do."""
+
+TRANSFORMER_RATE = 1e-4
+"""Learning rate of transformers, which that of convolutions would upset. Source: a judgement; Jiao
+et al. 2020 (arXiv:1909.10351) distil BERT with 5e-5 and less, for more epochs than here."""
 
 TEACHING = frozenset({"distill", "qat"})
 """The passes that train."""
@@ -83,15 +88,18 @@ def post_training(
     return tuple(found)
 
 
-def taught_steps(settings: Settings, host: Host) -> tuple[Step, Step]:
+def taught_steps(settings: Settings, host: Host, operators: Collection[str]) -> tuple[Step, Step]:
     """Return the steps that make a model narrower and teach it again, but for how narrow.
 
     Args:
         settings: what the user declared.
         host: the machine that the model is for.
+        operators: operator types of the original.
     """
     lanes = [count for kind, count in LANES.items() if kind in host.instruction_sets]
-    lesson: dict[str, str | int] = {"epochs": settings.epochs, "augment": settings.augment}
+    lesson: dict[str, str | int | float] = {"epochs": settings.epochs, "augment": settings.augment}
+    if is_transformer(operators):
+        lesson["rate"] = TRANSFORMER_RATE
     return (
         Step(name="prune", parameters={"align": max(lanes, default=OTHER_LANES)}),
         Step(name="distill", parameters=lesson),
