@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from joulewise.core.records import Bundle, load
+from joulewise.core.statistics import quotient
 from joulewise.report.verdict import verdict_lines
 
 ROOT = Path(__file__).parents[2]
@@ -67,10 +68,32 @@ def test_make_has_the_two_commands() -> None:
         assert f"make {target}" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["demo-batch-1", "demo-batch-32"])
-def test_verdicts_shown_are_those_of_the_records(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("demo-batch-1", "README.md"),
+        ("demo-batch-32", "README.md"),
+        ("smaller-batch-1", "docs/compression.md"),
+    ],
+)
+def test_verdicts_shown_are_those_of_the_records(name: str, page: str) -> None:
     bundle = load(Bundle, ROOT / "records" / f"{name}.json")
-    assert "\n".join(verdict_lines(bundle)) in (ROOT / "README.md").read_text()
+    assert "\n".join(verdict_lines(bundle)) in (ROOT / page).read_text()
+
+
+def test_ratio_to_int8_without_training_is_that_of_the_record() -> None:
+    bundle = load(Bundle, ROOT / "records" / "smaller-batch-1.json")
+    ratios = {str(trial.recipe): trial.ratio for trial in bundle.trials if trial.ratio}
+    best = min(
+        (ratio for name, ratio in ratios.items() if "int8" in name and "prune" not in name),
+        key=lambda ratio: ratio.value,
+    )
+    found = quotient(ratios[str(bundle.recipe)], best)
+    shown = f"{found.value:.2f} ({found.sampling_low:.2f} to {found.sampling_high:.2f} by"
+    assert shown in (ROOT / "docs" / "compression.md").read_text()
+    assert f"{found.low:.2f} to {found.high:.2f} with the band" in (
+        ROOT / "docs" / "compression.md"
+    ).read_text().replace("\n", " ")
 
 
 def test_decisions_are_short() -> None:
