@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -95,22 +94,33 @@ def test_streams_are_the_callers(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("out\n", "err\n")
 
 
+INTERRUPTED = """
+import signal, sys
+from joulewise.meter.command import measure_command
+
+before = signal.getsignal(signal.SIGINT)
+child = (
+    "import os, signal, time\\n"
+    "os.kill(os.getppid(), signal.SIGINT)\\n"
+    "time.sleep(0.5)\\n"
+    "signal.signal(signal.SIGINT, signal.SIG_DFL)\\n"
+    "os.kill(os.getpid(), signal.SIGINT)\\n"
+)
+result = measure_command([sys.executable, "-c", child], meter_name="cpu-time")
+assert result.exit_code == 128 + signal.SIGINT, result.exit_code
+assert signal.getsignal(signal.SIGINT) is before
+"""
+
+
 def test_interrupt_reaches_the_child_and_is_still_reported() -> None:
     """Ctrl-C: the terminal sends SIGINT to both; here the child sends it to its parent.
 
-    The parent may have other threads, and the one that takes the signal may have to wait for a CPU:
-    the child lives on until it had one.
+    That parent is a process of its own, as tests may run in one that must not be interrupted.
     """
-    before = signal.getsignal(signal.SIGINT)
-    result = python(
-        "import os, signal, time\n"
-        "os.kill(os.getppid(), signal.SIGINT)\n"
-        "time.sleep(0.5)\n"
-        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
-        "os.kill(os.getpid(), signal.SIGINT)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False
     )
-    assert result.exit_code == 128 + signal.SIGINT
-    assert signal.getsignal(signal.SIGINT) is before
+    assert done.returncode == 0, done.stderr
 
 
 def test_child_can_be_interrupted_and_gets_broken_pipes() -> None:
