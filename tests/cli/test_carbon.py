@@ -20,6 +20,13 @@ def test_a_kilowatt_hour_in_germany() -> None:
     assert joulewise("carbon", "--kwh", 1, "--place", "germany").stdout == joules.stdout
 
 
+def test_a_place_that_is_not_named_is_anywhere_and_no_country() -> None:
+    anywhere = joulewise("carbon", "--kwh", 1)
+    assert anywhere.returncode == 0
+    assert "the world, 2023" in anywhere.stdout
+    assert anywhere.stdout == joulewise("carbon", "--kwh", 1, "--place", "world").stdout
+
+
 def test_json_has_grams_source_and_terms() -> None:
     done = joulewise("carbon", "--kwh", 2, "--place", "us:CAMX", "--pue", 1.5, "--json")
     found = json.loads(done.stdout)
@@ -44,7 +51,6 @@ def test_list_filters_and_tells_figures_in_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("carbon", "1"), "--place"),
         (("carbon", "--place", "DE"), "joules"),
         (("carbon", "1", "--kwh", "1", "--place", "DE"), "either"),
         (("carbon", "much", "--place", "DE"), "3.6e6"),

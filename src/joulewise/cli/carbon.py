@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from joulewise.carbon.supply import supply
 from joulewise.carbon.table import figures, find_intensity, list_places
 from joulewise.core.errors import UsageError
 from joulewise.core.records import to_json
@@ -20,12 +21,10 @@ def run_carbon(amount: str | None, kwh: float | None, of: Supply | None, *, as_j
     Args:
         amount: joules as the user wrote them.
         kwh: kilowatt-hours instead.
-        of: where they come from.
+        of: where they come from; None for anywhere in the world.
         as_json: print the record instead.
     """
-    if of is None:
-        raise UsageError("say where the electricity comes from: --place DE, or --place world")
-    found = of.footprint(_joules(amount, kwh))
+    found = (of or supply("world")).footprint(_joules(amount, kwh))
     if as_json:
         typer.echo(to_json(found))
         return
