@@ -115,7 +115,8 @@ class Bench:
                 tried = replace(tried, quality=quality, difference=difference)
                 bound = foreseen_bound(difference, self.session.workload.hold_out.items)
                 if bound <= -self.session.settings.margin:
-                    reason = _quality_reason(difference, bound, self.session.settings.margin)
+                    words = f"bound to be expected {100 * bound:+.2f}"
+                    reason = _quality_reason(difference, words, self.session.settings.margin)
                     return replace(tried, rejected=reason)
             tried = self._with_energy(tried, self._interleaved(program, FULL_PLAN))
             return replace(tried, rejected=self._too_late(tried.measurement))
@@ -130,7 +131,8 @@ class Bench:
             tried = replace(tried, quality=self.session.judge.quality_of_original)
         if self._is_hopeless(difference):
             margin = self.session.settings.margin
-            return replace(tried, rejected=_quality_reason(difference, difference.lower, margin))
+            words = f"bound {100 * difference.lower:+.2f}"
+            return replace(tried, rejected=_quality_reason(difference, words, margin))
         if best_ratio is None:
             return tried
         tried = self._with_energy(tried, self._interleaved(program, QUICK_PLAN))
@@ -186,10 +188,10 @@ def foreseen_bound(found: Difference, items: int) -> float:
     return lower_bound(gained, min(lost, items - gained), items, found.confidence)
 
 
-def _quality_reason(difference: Difference, bound: float, margin: float) -> str:
+def _quality_reason(difference: Difference, bound: str, margin: float) -> str:
     found = (
-        f"quality {100 * difference.value:+.2f} points on {difference.items} items (bound to be "
-        f"expected {100 * bound:+.2f}) is not within the margin of {100 * margin:g}"
+        f"quality {100 * difference.value:+.2f} points ({bound}) on {difference.items} items is not "
+        f"within the margin of {100 * margin:g}"
     )
     if difference.value <= -margin:
         return found
