@@ -190,8 +190,8 @@ def foreseen_bound(found: Difference, items: int) -> float:
 
 def _quality_reason(difference: Difference, bound: str, margin: float) -> str:
     found = (
-        f"quality {100 * difference.value:+.2f} points ({bound}) on {difference.items} items is not "
-        f"within the margin of {100 * margin:g}"
+        f"quality {100 * difference.value:+.2f} points ({bound}) on {difference.items} items is "
+        f"not within the margin of {100 * margin:g}"
     )
     if difference.value <= -margin:
         return found
