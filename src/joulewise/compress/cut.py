@@ -11,6 +11,7 @@ import numpy as np
 
 from joulewise.compress.compose import batch_of, graphs, inputs_of
 from joulewise.core.errors import PassError
+from joulewise.learn.session import open_session
 from joulewise.workload.store import Store
 
 if TYPE_CHECKING:
@@ -184,19 +185,13 @@ def _reads(node: onnx.NodeProto) -> set[str]:
 def _look(model: onnx.ModelProto, store: Store) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Return the shape of every value, and which are floats with a row per item."""
     import onnx
-    import onnxruntime
 
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     names = [name for node in model.graph.node for name in node.output if name]
     del shown.graph.output[:]
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(shown, rewrite=False)
     items = batch_of(model) or LOOK_ITEMS
     batch = store.batch(0, items)
     found = zip(names, session.run(None, batch), strict=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from joulewise.core.child import tell
+from joulewise.learn.session import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +36,7 @@ class Comparison:
 
     def __init__(self, model: Path, batches: Sequence[Batch]) -> None:
         self._batches = batches
-        self._wanted = self._outputs(str(model))
+        self._wanted = self._outputs(model)
         self._sizes = [_squares(each) for each in self._wanted]
 
     def error(self, model: onnx.ModelProto) -> float:
@@ -44,20 +45,16 @@ class Comparison:
         Returns:
             Relative L2 difference over all items, of the output where it is largest.
         """
-        found = self._outputs(model.SerializeToString())
+        found = self._outputs(model)
         ratios = [
             (_squares([a - b for a, b in zip(ours, wanted, strict=True)]) / (size or 1.0)) ** 0.5
             for ours, wanted, size in zip(found, self._wanted, self._sizes, strict=True)
         ]
         return max((x if np.isfinite(x) else float("inf") for x in ratios), default=0.0)
 
-    def _outputs(self, model: str | bytes) -> list[list[Array]]:
+    def _outputs(self, model: Path | onnx.ModelProto) -> list[list[Array]]:
         """Return every float output, batch by batch."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = open_session(model)
         names = [x.name for x in session.get_outputs() if x.type == "tensor(float)"]
         runs = [session.run(names, batch) for batch in self._batches]
         return [[run[place].astype(np.float64) for run in runs] for place in range(len(names))]

@@ -16,6 +16,7 @@ import numpy as np
 from joulewise.compress.material import Material
 from joulewise.compress.static_int8 import batch_size
 from joulewise.core.errors import PassError
+from joulewise.learn.session import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -65,12 +66,5 @@ def _check_same(
 
 
 def _outputs(model: onnx.ModelProto, batch: Mapping[str, Array]) -> list[Array]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model, rewrite=False)
     return [np.asarray(values) for values in session.run(None, dict(batch))]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from joulewise.core.errors import PassError
+from joulewise.learn.session import open_session
 from joulewise.workload.store import Store
 
 __all__ = [
@@ -193,18 +194,12 @@ class _Activations:
         self, model: Path, names: Sequence[str], calibration: Store, batch_items: int | None
     ) -> None:
         import onnx
-        import onnxruntime
 
         graph = onnx.load(model)
         given = {value.name for value in graph.graph.output}
         inner = [x for x in names if x not in given and x not in calibration.inputs]
         graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(graph, rewrite=False)
         self._fed = [name for name in names if name in calibration.inputs]
         self._asked = [name for name in names if name not in calibration.inputs]
         self._calibration = calibration

@@ -18,6 +18,7 @@ from joulewise.compress.static_int8 import CALIBRATION_BATCH_ITEMS, batch_size
 from joulewise.core.child import tell
 from joulewise.core.errors import PassError, one_line
 from joulewise.core.statistics import fewest_items
+from joulewise.learn.session import open_session
 from joulewise.workload.store import Store
 from joulewise.workload.task import score_agreement, score_top1
 
@@ -128,7 +129,7 @@ def answers_to(model: Path, items: Sequence[Store]) -> list[Array]:
     Raises:
         PassError: an output does not have one row per item.
     """
-    session, batch_items = _session(model), batch_size(model)
+    session, batch_items = open_session(model), batch_size(model)
     stores = [_answers(session, store, batch_items) for store in items]
     return [np.concatenate(parts) for parts in zip(*stores, strict=True)]
 
@@ -144,16 +145,6 @@ def _answers(session: Any, store: Store, batch_items: int) -> list[Array]:  # no
             )
         parts.append(outputs)
     return [np.concatenate(column)[: store.items] for column in zip(*parts, strict=True)]
-
-
-def _session(model: Path | bytes) -> Any:  # noqa: ANN401
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    source = str(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _labels(items: Sequence[Store]) -> npt.NDArray[np.int64] | None:
@@ -236,7 +227,7 @@ def _difference(
     fixed = batch_of(model)
     for batch_items in (CALIBRATION_BATCH_ITEMS, 1) if fixed is None else (fixed,):
         try:
-            session = _session(model.SerializeToString())
+            session = open_session(model)
             starts = range(0, len(clear), batch_items)
             parts = [session.run(None, store.batch(start, batch_items)) for start in starts]
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common class

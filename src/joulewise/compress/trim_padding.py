@@ -21,6 +21,7 @@ from joulewise.compress.material import Material
 from joulewise.compress.static_int8 import fixed_batch
 from joulewise.core.child import tell
 from joulewise.core.errors import PassError, one_line
+from joulewise.learn.session import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -298,9 +299,9 @@ def _at(store: Store, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Batch:
 
 def _check_same(model: onnx.ModelProto, made: onnx.ModelProto, batches: Iterator[Batch]) -> None:
     """Raise PassError where ONNX Runtime finds that the two answer differently."""
-    before = _session(model)
+    before = open_session(model)
     try:
-        after = _session(made)
+        after = open_session(made)
         for batch in batches:
             for wanted, found in zip(before.run(None, batch), after.run(None, batch), strict=True):
                 if not _same(np.asarray(wanted), np.asarray(found)):
@@ -324,13 +325,3 @@ def _same(wanted: Array, found: Array) -> bool:
         return bool(np.array_equal(wanted, found))
     off = np.linalg.norm(found.astype(np.float64) - wanted)
     return bool(off <= SAME_RATIO * np.linalg.norm(wanted.astype(np.float64)))
-
-
-def _session(model: onnx.ModelProto) -> Any:  # noqa: ANN401 - its types are not public
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )

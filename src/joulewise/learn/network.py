@@ -25,6 +25,7 @@ from joulewise.core.errors import PassError, one_line
 from joulewise.learn.graph import Arrays, arrays_of, attributes_of, plain
 from joulewise.learn.layers import Layer, Slot, embedding_of, layer_of, with_bias
 from joulewise.learn.operators import OPERATORS
+from joulewise.learn.session import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -234,12 +235,8 @@ def check_same(
     Raises:
         PassError: an output differs by more than that, or torch cannot run the graph.
     """
-    import onnxruntime
-
     network.eval()
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path, rewrite=False)
     expected = session.run(list(network.outputs), dict(batch))
     try:
         with torch.no_grad():

@@ -17,6 +17,7 @@ import numpy as np
 
 from joulewise.core.child import Child
 from joulewise.core.errors import InputError, MissingExtraError, ProgramError, UsageError, one_line
+from joulewise.learn.session import open_session
 from joulewise.workload.data import FUNCTION, call_user_function, load_arrays
 
 if TYPE_CHECKING:
@@ -213,9 +214,7 @@ def _flat(output: Any) -> list[np.ndarray[Any, Any]]:  # noqa: ANN401 - whatever
 def _compare(
     target: Path, tensors: Mapping[str, torch.Tensor], outputs: list[np.ndarray[Any, Any]]
 ) -> None:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+    session = open_session(target)
     names = [value.name for value in session.get_inputs()]
     found = session.run(None, {name: tensors[name].numpy() for name in names})
     for value, ours, theirs in zip(session.get_outputs(), found, outputs, strict=False):
