@@ -9,7 +9,7 @@ import pytest
 
 from joulewise.core.claim import Difference, Trial
 from joulewise.core.host import read_host
-from joulewise.core.recipe import Recipe, RunSettings, Step
+from joulewise.core.recipe import Recipe, RunSettings, Step, parse_steps
 from joulewise.core.settings import Settings
 from joulewise.search.structure import (
     WIDTHS,
@@ -24,6 +24,9 @@ ORT = RunSettings(runtime="onnxruntime", threads=1)
 OPENVINO = RunSettings(runtime="openvino", threads=1)
 AVX512 = replace(read_host(), instruction_sets=("avx2", "avx512"))
 PRUNE, DISTILL = taught_steps(Settings(epochs=3, augment="flip"), AVX512, {"Conv"})
+DIFFERENCE = Difference(
+    value=-0.02, lower=-0.03, upper=-0.01, confidence=0.95, items=512, gained=1, lost=11, changed=20
+)
 BEST = {"onnxruntime": ORT, "openvino": OPENVINO}
 
 
@@ -136,22 +139,27 @@ def test_what_was_best_for_the_original_follows_and_plain_float_too() -> None:
 
 
 def test_the_smallest_models_get_a_second_stage() -> None:
-    difference = Difference(
-        value=-0.02, lower=-0.03, upper=-0.01, confidence=0.95, items=512, gained=1, lost=11,
-        changed=20,
-    )  # fmt: skip
-
     def known(name: str, size_bytes: int, run: RunSettings = ORT) -> Trial:
         recipe = Recipe(steps=(Step(name=name),), run=run)
-        return replace(rejected(recipe), difference=difference, size_bytes=size_bytes)
+        return replace(rejected(recipe), difference=DIFFERENCE, size_bytes=size_bytes)
 
     trials = [
         known("large", 300), known("small", 100), known("middle", 200),
         known("other", 50, OPENVINO), failed(int8()),
     ]  # fmt: skip
-    found = cascade_recipes(trials)
+    found = cascade_recipes(trials, [((), ORT)])
     assert [[step.name for step in recipe.steps] for recipe in found] == [
         ["small", "cascade"],
         ["middle", "cascade"],
     ]
     assert all(recipe.run == ORT for recipe in found)
+    assert all(not recipe.steps[-1].parameters for recipe in found)
+
+
+def test_the_second_stage_is_the_original_in_int8_where_that_pays() -> None:
+    trials = [replace(measured(int8("small"), 0.3), size_bytes=100, difference=DIFFERENCE)]
+    quantized = (Step(name="smooth"), Step(name="static_int8", parameters={"range": "p99.99"}))
+    (found,) = cascade_recipes(trials, [((), OPENVINO), (quantized, ORT), ((), ORT)])
+    second = found.steps[-1].parameters["second"]
+    assert isinstance(second, str)
+    assert parse_steps(second) == quantized

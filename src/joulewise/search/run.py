@@ -95,9 +95,10 @@ def _smaller(
             costs = _kept_costs(session, Recipe(steps=body, run=run), prune)
         return replace(prune, parameters={**prune.parameters, "costs": costs})
 
-    try_structures(one, post_training(trials, best), prune_for, distill)
+    ways = post_training(trials, best)
+    try_structures(one, ways, prune_for, distill)
     if session.judge.task.of_classes:  # only classes have scores that tell when to ask another
-        for recipe in cascade_recipes(made):
+        for recipe in cascade_recipes(made, ways):
             one(recipe)
     return tuple(made)
 

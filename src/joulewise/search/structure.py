@@ -5,7 +5,7 @@ that was best for the original. How much can be cut is found by halving: each wi
 quality is followed by a narrower one, each that does not by a wider one. Half of the residual
 blocks are left out first, where there are any: a shallow wide network has fewer operators to start
 than a deep narrow one, and learns more with the same joules. Last, the two cheapest
-models get the original as a second stage for what they are unsure of.
+models get the original, quantized, as a second stage for what they are unsure of.
 """
 
 from __future__ import annotations
@@ -156,16 +156,23 @@ def _try_widths(
     return trials
 
 
-def cascade_recipes(trials: Sequence[Trial]) -> tuple[Recipe, ...]:
+def cascade_recipes(
+    trials: Sequence[Trial], ways: Sequence[tuple[tuple[Step, ...], RunSettings]]
+) -> tuple[Recipe, ...]:
     """Return recipes that give the cheapest taught models a second stage.
 
     Args:
         trials: of taught models; those that lose too much quality may gain most.
+        ways: from `post_training`: the second stage is the original after the first steps of the
+            runtime.
     """
+    made = [steps for steps, run in ways if steps and run.runtime == "onnxruntime"]
+    asked = {"second": " + ".join(map(str, made[0]))} if made else {}
+    last = Step(name="cascade", parameters=asked)
     known = [trial for trial in trials if trial.difference is not None and trial.size_bytes]
     ranked = sorted(known, key=lambda trial: trial.size_bytes or 0)
     recipes = [
-        Recipe(steps=(*trial.recipe.steps, Step(name="cascade")), run=trial.recipe.run)
+        Recipe(steps=(*trial.recipe.steps, last), run=trial.recipe.run)
         for trial in ranked
         if trial.recipe.run.runtime == "onnxruntime"
     ]
