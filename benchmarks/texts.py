@@ -76,15 +76,15 @@ JOBS = {
     texts.R8: Job(
         data="tests.workloads.texts:r8",
         train="tests.workloads.texts:r8_lessons",
-        recipe="drop_blocks(count=3) + distill(epochs=2, rate=1e-4, batch_items=32, "
-        "temperature=2.0, label_weight=0.5) + trim_padding + quantize(dynamic)",
+        recipe="drop_blocks(count=4) + trim_padding + distill(epochs=4, rate=1e-4, batch_items=32, "
+        "temperature=2.0, label_weight=0.5) + quantize(dynamic)",
         margin=0.005,
     ),
     texts.NEWS: Job(
         data="tests.workloads.texts:news",
         train="tests.workloads.texts:news_lessons",
-        recipe="drop_blocks(count=3) + distill(epochs=3, rate=2e-4, batch_items=32, "
-        "label_weight=1.0) + trim_padding + quantize(dynamic)",
+        recipe="drop_blocks(count=4) + trim_padding + distill(epochs=4, rate=2e-4, batch_items=32, "
+        "label_weight=1.0) + quantize(dynamic)",
         margin=0.01,
     ),
 }

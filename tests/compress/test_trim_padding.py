@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from joulewise.compress.distill import Distill
 from joulewise.compress.material import Material
 from joulewise.compress.trim_padding import TrimPadding, longest, trimmed
 from joulewise.core.errors import PassError
@@ -236,6 +237,22 @@ def test_a_graph_that_earlier_steps_have_changed(tmp_path: Path) -> None:
     made = applied(tmp_path / "earlier.onnx", items_like(), tmp_path / "out")
     names = [tensor.name for tensor in onnx.load(made).graph.initializer]
     assert len(names) == len(set(names))
+
+
+def test_a_trimmed_graph_can_learn(tmp_path: Path) -> None:
+    """So padding costs nothing in training either, and the graph that comes out is still cut."""
+    model = written(tmp_path / "model.onnx", *attention(8))
+    cut, items = applied(model, items_like(), tmp_path / "cut"), items_like(count=64)
+    lessons, folder = store(tmp_path / "lessons", items), tmp_path / "taught"
+    folder.mkdir()
+    (name,) = Distill(epochs=1, batch_items=8, rate=0.1).apply(
+        cut, Material(calibrate=lessons, train=lessons, original=model), folder
+    )
+    made, batch = onnx.load(folder / name), {key: value[:3] for key, value in items.items()}
+    scores, length = spied(made).run(None, batch)
+    (before,) = models.reference_outputs(model, batch)
+    assert length.tolist() == [brute_longest(batch["attention_mask"])]
+    assert not np.allclose(scores, before)
 
 
 def test_a_graph_within_a_node_is_refused(tmp_path: Path) -> None:

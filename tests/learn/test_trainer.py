@@ -117,6 +117,27 @@ def test_every_epoch_sees_every_item_once_in_an_order_of_its_own(tmp_path: Path)
     assert first.tolist() != x.flatten().tolist()
 
 
+def test_items_of_like_length_meet_in_a_step(tmp_path: Path) -> None:
+    """Every epoch still sees every item once, in steps of its own that come in a random order."""
+    items, batch_items = 40 * 8, 8
+    lengths = np.random.default_rng(1).integers(1, 101, items)
+    data = rows(tmp_path / "d", np.arange(items)[:, None], np.arange(items) % 2)
+    student = Line(1, 2)
+    train(
+        student,
+        Lessons(train=data, inputs=("x",), lengths=lengths),
+        Plan(epochs=2, batch_items=batch_items),
+    )
+    seen = [x.flatten().long().numpy() for x in student.seen]
+    half = len(seen) // 2
+    for steps in (seen[:half], seen[half:]):
+        assert sorted(np.concatenate(steps)) == list(range(items))
+        longest = np.array([lengths[rows].max() for rows in steps])
+        assert longest.mean() < 1.1 * lengths.mean()
+        assert not np.array_equal(longest, np.sort(longest))
+    assert {frozenset(rows) for rows in seen[:half]}.isdisjoint(map(frozenset, seen[half:]))
+
+
 def test_what_does_not_fill_a_batch_waits_for_another_epoch(tmp_path: Path) -> None:
     student = Line(2, 4)
     train(student, Lessons(train=points(tmp_path / "d", 20), inputs=("x",)), Plan(batch_items=16))

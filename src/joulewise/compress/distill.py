@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from joulewise.compress.material import Material
+from joulewise.compress.trim_padding import MASK, lengths
 from joulewise.core.child import tell
 from joulewise.core.errors import PassError
 from joulewise.learn.plan import Lessons, Pair, Plan
@@ -22,9 +23,11 @@ from joulewise.learn.plan import Lessons, Pair, Plan
 if TYPE_CHECKING:
     import onnx
 
+    from joulewise.learn.items import Rows
     from joulewise.learn.network import Network
+    from joulewise.workload.store import Store
 
-__all__ = ["Distill", "fixed_items", "paired_layers"]
+__all__ = ["Distill", "fixed_items", "lengths_of", "paired_layers"]
 
 FEW_ITEMS = 2
 """Items on which it is checked that torch computes what ONNX Runtime does."""
@@ -97,6 +100,7 @@ class Distill:
             teacher=master,
             pairs=tuple(_within(pair, fixed) for pair in pairs),
             values=material.values,
+            lengths=lengths_of(material.train),
         )
         train(
             pupil,
@@ -124,6 +128,11 @@ class Distill:
             patience=self.patience,
             seed=seed,
         )
+
+
+def lengths_of(items: Store) -> Rows | None:
+    """Return how long items are without their padding, None where no mask tells."""
+    return lengths(items.inputs[MASK]) if MASK in items.inputs else None
 
 
 def fixed_items(student: Network, teacher: Network, material: Material) -> int | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from joulewise.compress.distill import FEW_ITEMS, fixed_items
+from joulewise.compress.distill import FEW_ITEMS, fixed_items, lengths_of
 from joulewise.compress.material import Material
 from joulewise.compress.static_int8 import Quantizer, StaticInt8, prepare
 from joulewise.core.child import tell
@@ -111,6 +111,7 @@ class Qat:
                 inputs=student.inputs,
                 teacher=master,
                 values=material.values,
+                lengths=lengths_of(items),
             ),
             self._plan(material.seed),
             checkpoint=material.checkpoint,

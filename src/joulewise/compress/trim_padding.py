@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from joulewise.learn.graph import Shape
     from joulewise.workload.store import Store
 
-__all__ = ["TrimPadding", "longest", "trimmed"]
+__all__ = ["MASK", "TrimPadding", "lengths", "longest", "trimmed"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Batch = dict[str, Array]
+
+MASK = "attention_mask"
+"""Name that exporters give to the input that says where padding is."""
 
 SAME_RATIO = 1e-4
 """Largest relative L2 difference of an output; float32 rounding stays well below it."""
@@ -58,7 +61,7 @@ class TrimPadding:
         mask: input [items, length] that is 0 where there is padding.
     """
 
-    mask: str = "attention_mask"
+    mask: str = MASK
 
     def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:
         """Write ``model.onnx``; raises PassError where nothing can be cut, or not without harm."""
@@ -73,7 +76,7 @@ class TrimPadding:
             raise PassError("the graph has loops or branches, in which nothing can be cut here")
         made = trimmed(flexible(model, trained=False), self.mask)
         marks = material.calibrate.inputs[self.mask]
-        kept = float(np.mean([longest(row[None]) for row in marks])) / marks.shape[1]
+        kept = float(lengths(marks).mean()) / marks.shape[1]
         if kept == 1:
             raise PassError(
                 "no calibration item ends in padding, so there is nothing to cut; pad on the right "
@@ -107,11 +110,20 @@ def longest(mask: Array) -> int:
     Args:
         mask: [items, length], 0 where there is padding.
     """
-    present = mask != 0
-    length = int(mask.shape[1])
-    if not present.any(axis=1).all():
-        return length
-    return int((present * np.arange(1, length + 1)).max())
+    return int(lengths(mask).max())
+
+
+def lengths(mask: Array) -> Array:
+    """Return the last place of a token in each item, the whole length where it has none.
+
+    Args:
+        mask: [items, length], 0 where there is padding.
+
+    Returns:
+        int64 [items].
+    """
+    found: Array = mask.shape[1] - (mask != 0)[:, ::-1].argmax(axis=1)
+    return found
 
 
 def trimmed(model: onnx.ModelProto, mask: str) -> onnx.ModelProto:

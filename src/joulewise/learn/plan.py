@@ -12,6 +12,8 @@ from joulewise.workload.store import Store
 if TYPE_CHECKING:
     from torch import nn
 
+    from joulewise.learn.items import Rows
+
 __all__ = [
     "Lessons",
     "Measure",
@@ -56,6 +58,8 @@ class Lessons:
         pairs: layers that should look at items alike; used where Plan.features is above 0.
         values: whether the first output is values, whatever it looks like; so it is, too, where
             labels are values.
+        lengths: how long each of `train` is without its padding, int64 [n]; items of like length
+            then meet in a step. None where items are as long as they look.
     """
 
     train: Store
@@ -64,6 +68,7 @@ class Lessons:
     teacher: nn.Module | None = None
     pairs: tuple[Pair, ...] = ()
     values: bool = False
+    lengths: Rows | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,12 @@ TELL_EVERY_S = 1.0
 MOST_HALVINGS = 3
 MOMENTUM = 0.9
 
+GROUPED_STEPS = 32
+"""Steps within which items are sorted by their length.
+
+Source: a judgement: on Reuters R8 at 32 items a step, 32 steps leave 4 % of padding, one step 57 %.
+"""
+
 LARGEST_GRADIENT = 1.0
 """Length to which longer gradients are cut."""
 
@@ -80,7 +86,7 @@ def train(
     folder = None if checkpoint is None else checkpoint / _identity(student, lessons, fitting)
     try:
         with _repeatable(), closing(Objective(student, lessons, fitting)) as objective:
-            run = _Run(student, objective, fitting, items, tell or _silent)
+            run = _Run(student, objective, fitting, lessons, tell or _silent)
             return run.go(folder, stop, save_every_s)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(x in str(error) for x in OUT_OF_MEMORY):
@@ -113,11 +119,11 @@ class _Run:
     """One training, from its start or a checkpoint to its end."""
 
     def __init__(
-        self, student: nn.Module, objective: Objective, plan: Plan, items: int, tell: Tell
+        self, student: nn.Module, objective: Objective, plan: Plan, lessons: Lessons, tell: Tell
     ) -> None:
         self.student, self.objective, self.plan, self.tell = student, objective, plan, tell
-        self.items = items
-        self.steps_per_epoch = items // plan.batch_items
+        self.items, self.lengths = lessons.train.items, lessons.lengths
+        self.steps_per_epoch = self.items // plan.batch_items
         self.steps = plan.epochs * self.steps_per_epoch
         if any(isinstance(layer, nn.Conv2d) for layer in student.modules()):
             student.to(memory_format=torch.channels_last)
@@ -192,7 +198,10 @@ class _Run:
     def _rows(self, step: int) -> Rows:
         """Return the numbers of the items of a step; every epoch has an order of its own."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.plan.seed, epoch)).permutation(self.items)
+        generator = np.random.default_rng((self.plan.seed, epoch))
+        order = generator.permutation(self.items)[: self.steps_per_epoch * self.plan.batch_items]
+        if self.lengths is not None:
+            order = _like_lengths(order, self.lengths, self.plan.batch_items, generator)
         return order[place * self.plan.batch_items :][: self.plan.batch_items]
 
     def _end_epoch(self, stop: Stop | None) -> None:
@@ -295,6 +304,21 @@ def _optimizer(weights: list[nn.Parameter], plan: Plan) -> torch.optim.Optimizer
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.rate, momentum=MOMENTUM, nesterov=True)
     return torch.optim.AdamW(groups, lr=plan.rate)
+
+
+def _like_lengths(
+    order: Rows, lengths: Rows, batch_items: int, generator: np.random.Generator
+) -> Rows:
+    """Return an order in which items of like length follow each other, GROUPED_STEPS at a time.
+
+    So little is computed for padding, and yet the steps of an epoch come in a random order, and no
+    two epochs have the same steps.
+    """
+    window = GROUPED_STEPS * batch_items
+    windows = [order[start : start + window] for start in range(0, len(order), window)]
+    near = np.concatenate([each[np.argsort(lengths[each], kind="stable")] for each in windows])
+    steps: Rows = generator.permutation(near.reshape(-1, batch_items))
+    return steps.reshape(-1)
 
 
 def _seed(seed: int, step: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from joulewise.compress.passes import PASSES
+from joulewise.compress.trim_padding import MASK
 from joulewise.core.host import Host
 from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.export.program import RUNTIMES
@@ -19,9 +20,6 @@ __all__ = [
 
 QUANTIZABLE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "Attention"})
 """Operators of which the int8 passes quantize at least one; without any there is nothing to try."""
-
-MASK = "attention_mask"
-"""Input that says where padding is, as exporters of transformers name it."""
 
 
 def as_found_recipe(runtimes: Sequence[str]) -> Recipe:
