@@ -28,14 +28,14 @@ class Outcome:
     Args:
         trials: all that was tried.
         choice: baseline and candidate.
-        claim: the final test of the candidate; None where there was none.
+        claims: the final tests, in the order of the candidates; none follows one that failed.
         smallest_margin: that the hold-out can certify, as a fraction.
         warnings: each with its remedy.
     """
 
     trials: tuple[Trial, ...]
     choice: Choice
-    claim: Claim | None
+    claims: tuple[Claim, ...]
     smallest_margin: float
     warnings: tuple[str, ...]
 
@@ -68,14 +68,15 @@ def record(session: Session, outcome: Outcome, bill: Bill, supply: Supply | None
         supply: where its electricity came from; None counts neither grams nor money.
     """
     settings, choice = session.settings, outcome.choice
-    ledger = _ledger(bill, outcome.claim)
-    claim = outcome.claim and _with_payback(outcome.claim, ledger, session)
-    recipe = claim.candidate if claim is not None and claim.holds else choice.as_found.recipe
-    verdict = "keep" if claim is None or not claim.holds else _verdict(recipe)
+    ledger = _ledger(bill, outcome.claims)
+    claims = tuple(_with_payback(claim, ledger, session) for claim in outcome.claims)
+    won = next((claim for claim in reversed(claims) if claim.holds), None)
+    recipe = choice.as_found.recipe if won is None else won.candidate
+    verdict = "keep" if won is None else _verdict(recipe)
     return Bundle(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=verdict,
-        summary=_summary(verdict, outcome, claim),
+        summary=_summary(verdict, outcome, claims),
         workload=workload_record(session.workload, session.judge.task),
         host=session.host,
         packages=package_versions(),
@@ -88,24 +89,24 @@ def record(session: Session, outcome: Outcome, bill: Bill, supply: Supply | None
         as_found=choice.as_found.recipe,
         baseline=choice.baseline.recipe,
         anchor=session.anchor,
-        claims=() if claim is None else (claim,),
-        trials=with_reasons(outcome.trials, choice),
+        claims=claims,
+        trials=with_reasons(
+            outcome.trials,
+            choice,
+            chosen=None if won is None else recipe,
+            refuted=[claim.candidate for claim in claims if not claim.holds],
+        ),
         ledger=ledger,
         warnings=(*outcome.warnings, *_noise(outcome)),
-        footprints={} if supply is None else _footprints(supply, ledger, outcome, verdict),
+        footprints={} if supply is None else _footprints(supply, ledger, outcome, won),
     )
 
 
 def _footprints(
-    supply: Supply, ledger: Ledger, outcome: Outcome, verdict: str
+    supply: Supply, ledger: Ledger, outcome: Outcome, won: Claim | None
 ) -> Mapping[str, Footprint]:
     """Return the footprints of the search, and of a million items of the winner if known."""
-    won = outcome.claim is not None and verdict != "keep"
-    winner = (
-        outcome.claim.measurements["candidate"]
-        if outcome.claim is not None and won
-        else outcome.choice.as_found.measurement
-    )
+    winner = outcome.choice.as_found.measurement if won is None else won.measurements["candidate"]
     per_item = None if winner is None else winner.net_j_per_item
     found = {"search": supply.footprint(ledger.total_j)}
     if per_item is not None:
@@ -122,11 +123,13 @@ def _inside_bundle(session: Session, recipe: Recipe) -> Artifact:
     return replace(made, files={f"model/{name}": digest for name, digest in made.files.items()})
 
 
-def _ledger(bill: Bill, claim: Claim | None) -> Ledger:
+def _ledger(bill: Bill, claims: Sequence[Claim]) -> Ledger:
+    """Return the ledger; the break-even is that of the last claim that holds, else of the last."""
     ledger = Ledger(stages_j=bill.stages_j, seconds=bill.seconds, grade=bill.meter.sensor.grade)
-    if claim is None:
+    told = [claim for claim in claims if claim.holds] or claims
+    if not told:
         return ledger
-    return replace(ledger, break_even_items=_break_even(ledger.total_j.central, claim))
+    return replace(ledger, break_even_items=_break_even(ledger.total_j.central, told[-1]))
 
 
 def _break_even(cost_j: float, claim: Claim) -> Interval | None:
@@ -144,9 +147,10 @@ def _break_even(cost_j: float, claim: Claim) -> Interval | None:
 
 def _with_payback(claim: Claim, ledger: Ledger, session: Session) -> Claim:
     """Add the condition that the search pays back, where the user said how many items come."""
-    expected, pays = session.workload.usage.expected_items, ledger.break_even_items
+    expected = session.workload.usage.expected_items
     if expected is None:
         return claim
+    pays = _break_even(ledger.total_j.central, claim)
     check = Check(
         name="pays back",
         holds=pays is not None and pays.high <= expected,
@@ -159,18 +163,20 @@ def _with_payback(claim: Claim, ledger: Ledger, session: Session) -> Claim:
 
 def _noise(outcome: Outcome) -> list[str]:
     taken = [trial.measurement for trial in outcome.trials if trial.measurement is not None]
-    if outcome.claim is not None:
-        taken = list(outcome.claim.measurements.values())
+    if outcome.claims:
+        taken = [each for claim in outcome.claims for each in claim.measurements.values()]
     return list(dict.fromkeys(text for measurement in taken for text in measurement.warnings))
 
 
-def _summary(verdict: str, outcome: Outcome, claim: Claim | None) -> str:
+def _summary(verdict: str, outcome: Outcome, claims: Sequence[Claim]) -> str:
     if verdict == "cheaper":
         return "a changed model does the same job for fewer joules"
     if verdict == "rerun":
         return "the same model, run another way, needs fewer joules"
-    if claim is not None:
-        failed = [f"{check.name} ({check.detail})" for check in claim.checks if not check.holds]
+    if claims:
+        failed = [
+            f"{check.name} ({check.detail})" for check in claims[-1].checks if not check.holds
+        ]
         return f"the best candidate failed the final test: {'; '.join(failed)}"
     return _nothing_helps(outcome.trials, outcome.choice)
 

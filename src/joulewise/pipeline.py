@@ -136,17 +136,25 @@ def optimize(
         progress.stage(quality_words(judge.task, settings))
         progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
         trials = search(session, bill, progress.trial, progress.part)
-        choice, claim = choose(trials), None
-        if choice.candidate is not None:
-            progress.stage(f"proving {choice.candidate.recipe} on the hold-out")
+        choice = choose(
+            trials,
+            margin=settings.margin,
+            confidence=settings.confidence,
+            hold_out_items=workload.hold_out.items,
+        )
+        claims: list[Claim] = []
+        for candidate in choice.candidates:
+            progress.stage(f"proving {candidate.recipe} on the hold-out")
             with bill.stage("proof"):
-                test = contest(session, choice, choice.candidate)
+                test = contest(session, choice, candidate)
                 plan = replace(PROOF_PLAN, seed=settings.seed)
-                claim = prove(test, workload.hold_out, open_meter, plan, work / "proof")
+                claims.append(prove(test, workload.hold_out, open_meter, plan, work / "proof"))
+            if not claims[-1].holds:
+                break
         outcome = Outcome(
             trials=trials,
             choice=choice,
-            claim=claim,
+            claims=tuple(claims),
             smallest_margin=smallest,
             warnings=(*warnings, *workload.warnings),
         )

@@ -1,72 +1,86 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from joulewise.core.claim import Trial
+from joulewise.core.claim import Difference, Trial
 from joulewise.core.recipe import Recipe, RunSettings
-from joulewise.search.choose import best_lossless, best_runs, choose, with_reasons
+from joulewise.search.choose import Choice, best_lossless, best_runs, choose, with_reasons
 from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 FOUND = measured(AS_FOUND, 2.0)
 ANCHOR = measured(ONE_THREAD, 1.0)
 
 
-def recipe_of(trial: Trial | None) -> Recipe | None:
-    return None if trial is None else trial.recipe
+def chosen(trials: Sequence[Trial], hold_out_items: int = 5000) -> Choice:
+    return choose(trials, margin=0.005, confidence=0.95, hold_out_items=hold_out_items)
+
+
+def seen(trial: Trial, gained: int, lost: int, items: int = 3000) -> Trial:
+    """Return a trial with what it gained and lost on the search items."""
+    return replace(
+        trial,
+        difference=Difference(
+            value=(gained - lost) / items, lower=-1.0, upper=1.0, confidence=0.95, items=items,
+            gained=gained, lost=lost, changed=gained + lost,
+        ),
+    )  # fmt: skip
 
 
 def test_lowest_joules_among_those_that_keep_quality_win() -> None:
     good, better = measured(int8(kind="a"), 0.7), measured(int8(kind="b"), 0.6)
-    choice = choose([FOUND, ANCHOR, good, better, rejected(int8(kind="c"), 0.3)])
-    assert choice.candidate is better
+    choice = chosen([FOUND, ANCHOR, good, better, rejected(int8(kind="c"), 0.3)])
+    assert choice.candidates == (better,)
     assert choice.baseline is ANCHOR
     assert choice.as_found is FOUND
 
 
 def test_nothing_below_one_gives_no_candidate() -> None:
-    choice = choose([measured(AS_FOUND, 1.0), measured(ONE_THREAD, 1.01), measured(int8(), 1.1)])
-    assert choice.candidate is None
+    choice = chosen([measured(AS_FOUND, 1.0), measured(ONE_THREAD, 1.01), measured(int8(), 1.1)])
+    assert choice.candidates == ()
 
 
 def test_only_the_model_as_found_gives_no_candidate() -> None:
-    assert choose([FOUND]).candidate is None
+    assert chosen([FOUND]).candidates == ()
 
 
 def test_candidate_needs_its_whole_interval_below_one() -> None:
     wide = measured(int8(), 0.95, spread=1.2)
-    assert choose([measured(AS_FOUND, 1.0), wide]).candidate is None
+    assert chosen([measured(AS_FOUND, 1.0), wide]).candidates == ()
 
 
 def test_band_of_the_sensor_counts() -> None:
     trials = [measured(AS_FOUND, 1.0, band=1.25), measured(int8(), 0.85, band=1.25)]
-    assert choose(trials).candidate is None
+    assert chosen(trials).candidates == ()
     trials[1] = measured(int8(), 0.75, band=1.25)
-    assert recipe_of(choose(trials).candidate) == int8()
+    assert chosen(trials).candidates == (trials[1],)
 
 
 def test_lossless_winner_is_the_candidate_where_no_change_pays() -> None:
-    choice = choose([FOUND, ANCHOR, measured(int8(), 1.2), rejected(int8(kind="c"), 0.3)])
-    assert choice.candidate is choice.baseline is ANCHOR
+    choice = chosen([FOUND, ANCHOR, measured(int8(), 1.2), rejected(int8(kind="c"), 0.3)])
+    assert choice.candidates == (ANCHOR,)
+    assert choice.baseline is ANCHOR
 
 
 def test_lossless_winner_with_wide_interval_is_none() -> None:
-    choice = choose([measured(AS_FOUND, 1.1), measured(ONE_THREAD, 1.0, spread=1.3)])
+    choice = chosen([measured(AS_FOUND, 1.1), measured(ONE_THREAD, 1.0, spread=1.3)])
     assert choice.baseline.recipe == ONE_THREAD
-    assert choice.candidate is None
+    assert choice.candidates == ()
 
 
 def test_changed_model_is_held_against_the_strongest_baseline() -> None:
     beats_found_only = measured(int8(), 1.5)
-    assert choose([FOUND, ANCHOR, beats_found_only]).candidate is ANCHOR
+    assert chosen([FOUND, ANCHOR, beats_found_only]).candidates == (ANCHOR,)
 
 
 def test_rounded_arithmetic_is_a_change_of_the_model() -> None:
     rounded = measured(Recipe(run=RunSettings(runtime="openvino", precision="bf16")), 0.4)
-    choice = choose([FOUND, ANCHOR, rounded])
+    choice = chosen([FOUND, ANCHOR, rounded])
     assert choice.baseline is ANCHOR
-    assert choice.candidate is rounded
+    assert choice.candidates == (rounded,)
 
 
 def test_rejected_lossless_trial_is_no_baseline() -> None:
@@ -82,9 +96,9 @@ def test_order_does_not_matter() -> None:
         failed(int8(kind="d")),
     ]
     choices = {
-        (choice.baseline.recipe.key, choice.candidate.recipe.key if choice.candidate else None)
+        (choice.baseline.recipe.key, *(candidate.recipe.key for candidate in choice.candidates))
         for order in itertools.permutations(rest)
-        for choice in [choose([FOUND, *order])]
+        for choice in [chosen([FOUND, *order])]
     }
     assert choices == {(ONE_THREAD.key, int8(kind="b").key)}
 
@@ -100,15 +114,56 @@ def test_every_loser_has_a_reason(candidate: float) -> None:
         rejected(int8(kind="c"), 0.2),
         failed(int8(kind="d")),
     ]
-    choice = choose(trials)
-    told = with_reasons(trials, choice)
+    choice = chosen(trials)
+    winner = choice.candidates[-1].recipe
+    told = with_reasons(trials, choice, winner)
     assert [trial.recipe for trial in told] == [trial.recipe for trial in trials]
-    assert all(trial.reason for trial in told if trial.recipe != recipe_of(choice.candidate)), told
+    assert [trial.recipe for trial in told if not trial.reason] == [winner]
 
 
 def test_reasons_that_were_given_stay() -> None:
     trials = [FOUND, ANCHOR, failed(int8())]
-    assert with_reasons(trials, choose(trials))[2].reason == "it crashed"
+    assert with_reasons(trials, chosen(trials), None)[2].reason == "it crashed"
+
+
+def test_a_sure_candidate_is_tested_alone() -> None:
+    cheap, dear = (
+        seen(measured(int8(kind="a"), 0.3), 2, 3),
+        seen(measured(int8(kind="b"), 0.4), 0, 0),
+    )
+    assert chosen([FOUND, ANCHOR, dear, cheap]).candidates == (cheap,)
+
+
+def test_the_cheapest_sure_one_comes_before_a_doubtful_one() -> None:
+    doubtful = seen(measured(int8(kind="a"), 0.3), 60, 68)
+    sure = seen(measured(int8(kind="b"), 0.4), 3, 4)
+    dearer = seen(measured(int8(kind="c"), 0.5), 0, 0)
+    assert chosen([FOUND, ANCHOR, dearer, doubtful, sure]).candidates == (sure, doubtful)
+
+
+def test_the_likeliest_comes_first_where_none_is_sure() -> None:
+    doubtful = seen(measured(int8(kind="a"), 0.3), 60, 70)
+    likelier = seen(measured(int8(kind="b"), 0.4), 60, 62)
+    less = seen(measured(int8(kind="c"), 0.2), 60, 74)
+    found = [measured(AS_FOUND, 1.0), doubtful, likelier, less]
+    assert chosen(found).candidates == (likelier, less)
+    assert chosen(found[:2]).candidates == (doubtful,)
+
+
+def test_another_way_to_run_the_original_is_sure_where_it_saves() -> None:
+    doubtful = seen(measured(int8(), 0.3), 60, 70)
+    assert chosen([FOUND, ANCHOR, doubtful]).candidates == (ANCHOR, doubtful)
+    assert chosen([measured(AS_FOUND, 1.01), ANCHOR, doubtful]).candidates == (doubtful,)
+
+
+def test_what_failed_the_final_test_says_so() -> None:
+    sure, doubtful = measured(int8(kind="b"), 0.4), seen(measured(int8(kind="a"), 0.3), 60, 68)
+    trials = [FOUND, ANCHOR, sure, doubtful]
+    told = with_reasons(trials, chosen(trials), sure.recipe, [doubtful.recipe])
+    assert [trial.reason for trial in told[2:]] == [None, "failed the final test"]
+    told = with_reasons(trials, chosen(trials), None, [sure.recipe])
+    assert told[2].reason == "failed the final test"
+    assert "not in the final test" in str(told[3].reason)
 
 
 def test_best_runs_gives_the_cheapest_lossless_settings_of_each_runtime() -> None:

@@ -1,15 +1,18 @@
-"""Choose among finished trials: the strongest baseline and the one candidate."""
+"""Choose among finished trials: the strongest baseline, and what is tested in the end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from joulewise.core.claim import Ratio, Trial
-from joulewise.core.recipe import RunSettings
-from joulewise.core.statistics import quotient
+from joulewise.core.recipe import Recipe, RunSettings
+from joulewise.core.statistics import chance_of_confirming, quotient
 
 __all__ = ["Choice", "best_lossless", "best_runs", "choose", "with_reasons"]
+
+SURE = 0.95
+"""Chance of passing the final test that is enough: no surer candidate is then put before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +22,14 @@ class Choice:
     Args:
         as_found: the original as the user runs it today.
         baseline: the strongest lossless way to run the original.
-        candidate: what may replace it; None where nothing promises to.
+        candidates: what may replace it, in the order in which they are tested: the surest first,
+            the cheapest last. Each is tested only if the one before passed, so that every test has
+            the full confidence. Empty where nothing promises to.
     """
 
     as_found: Trial
     baseline: Trial
-    candidate: Trial | None
+    candidates: tuple[Trial, ...]
 
 
 def best_lossless(trials: Sequence[Trial]) -> Trial:
@@ -41,50 +46,89 @@ def best_runs(trials: Sequence[Trial]) -> dict[str, RunSettings]:
     return {runtime: trial.recipe.run for runtime, trial in found.items()}
 
 
-def choose(trials: Sequence[Trial]) -> Choice:
-    """Return baseline and candidate.
+def choose(
+    trials: Sequence[Trial], *, margin: float, confidence: float, hold_out_items: int
+) -> Choice:
+    """Return baseline and candidates.
 
-    The candidate is the changed model with the lowest ratio among those that are non-inferior on
-    the search split; where its interval against the baseline does not lie below 1, the baseline
-    itself, if its interval against the model as found does; else there is none.
+    A candidate is a changed model that is non-inferior on the search split and whose interval
+    against the baseline lies below 1, or the baseline itself, if its interval against the model as
+    found does. The cheapest changed model is tested; where it may well fail, the cheapest of those
+    that will surely pass comes before it, or else the one that is likeliest to.
 
     Args:
         trials: finished trials; the first is the model as found.
+        margin: largest acceptable loss of quality, as a fraction.
+        confidence: of the final test.
+        hold_out_items: that it has.
     """
     as_found, baseline = trials[0], best_lossless(trials)
+
+    def chance(trial: Trial) -> float:
+        found = trial.difference
+        if found is None or trial.recipe.lossless:
+            return SURE
+        return min(SURE, chance_of_confirming(
+            found.gained, found.lost, found.items,
+            others=hold_out_items, margin=margin, confidence=confidence,
+        ))  # fmt: skip
+
     changed = [trial for trial in _measured(trials) if not trial.recipe.lossless]
-    best = min(changed, key=_value, default=None)
-    if best is not None and _against(best, baseline).high < 1:
-        return Choice(as_found=as_found, baseline=baseline, candidate=best)
+    promising = sorted((x for x in changed if _against(x, baseline).high < 1), key=_value)
     if baseline is not as_found and _against(baseline, as_found).high < 1:
-        return Choice(as_found=as_found, baseline=baseline, candidate=baseline)
-    return Choice(as_found=as_found, baseline=baseline, candidate=None)
+        promising.append(baseline)
+    cheapest, others = promising[:1], promising[1:]
+    surest = max(others, key=chance, default=None)  # of equals the first, which is the cheapest
+    if surest is not None and chance(surest) > chance(promising[0]):
+        return Choice(as_found=as_found, baseline=baseline, candidates=(surest, *cheapest))
+    return Choice(as_found=as_found, baseline=baseline, candidates=tuple(cheapest))
 
 
-def with_reasons(trials: Sequence[Trial], choice: Choice) -> tuple[Trial, ...]:
-    """Return the trials, each that lost with the reason why."""
+def with_reasons(
+    trials: Sequence[Trial], choice: Choice, chosen: Recipe | None, refuted: Collection[Recipe] = ()
+) -> tuple[Trial, ...]:
+    """Return the trials, each that lost with the reason why.
+
+    Args:
+        trials: all that were tried.
+        choice: among them.
+        chosen: what passed the final test and is cheapest; None where the original is kept.
+        refuted: what failed it.
+    """
     return tuple(
-        trial if trial is choice.candidate else replace(trial, reason=_whole_reason(trial, choice))
+        trial
+        if trial.recipe == chosen
+        else replace(trial, reason=_whole_reason(trial, choice, chosen, refuted))
         for trial in trials
     )
 
 
-def _whole_reason(trial: Trial, choice: Choice) -> str:
-    reason = trial.reason or _reason(trial, choice)
+def _whole_reason(
+    trial: Trial, choice: Choice, chosen: Recipe | None, refuted: Collection[Recipe]
+) -> str:
+    if trial.recipe in refuted:
+        return "failed the final test"
+    reason = trial.reason or _reason(trial, choice, chosen)
     return reason if trial.cause is None else f"{reason}; {trial.cause}"
 
 
-def _reason(trial: Trial, choice: Choice) -> str:
+def _reason(trial: Trial, choice: Choice, chosen: Recipe | None) -> str:
     if trial is choice.as_found and trial is not choice.baseline:
         return "as found today"
     if trial is choice.baseline:
         return "the strongest lossless way: the baseline"
-    if choice.candidate is not None and choice.candidate is not choice.baseline:
-        times = _against(trial, choice.candidate).value
-        return f"needs {times:.2f} x the joules of the chosen one"
+    for candidate in choice.candidates:
+        if candidate.recipe == chosen and candidate is not choice.baseline:
+            times = _against(trial, candidate).value
+            return f"needs {times:.2f} x the joules of the chosen one"
     against = _against(trial, choice.baseline)
     if against.value >= 1:
         return f"needs {against.value:.2f} x the joules of the strongest lossless way"
+    if against.high < 1:
+        return (
+            f"{against.value:.2f} x the joules of the strongest lossless way, but not in the final "
+            "test"
+        )
     return (
         f"{against.value:.2f} x the joules of the strongest lossless way, but the interval "
         f"{against.low:.2f} to {against.high:.2f} does not lie below 1"
