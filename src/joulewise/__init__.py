@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from joulewise.comparison import compare_commands, compare_models
     from joulewise.compression import compress_model
     from joulewise.core.errors import JoulewiseError
-    from joulewise.core.settings import Settings, Usage
+    from joulewise.core.settings import Budget, Settings, Usage
     from joulewise.meter.calibrate import calibrate
     from joulewise.meter.command import measure_command
     from joulewise.meter.window import measure
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budget",
     "JoulewiseError",
     "Settings",
     "Usage",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "Budget": "joulewise.core.settings",
     "JoulewiseError": "joulewise.core.errors",
     "Settings": "joulewise.core.settings",
     "Usage": "joulewise.core.settings",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +17,7 @@ from joulewise.core.errors import MissingExtraError
 from joulewise.core.host import Host, read_host
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.records import Bundle
-from joulewise.core.settings import Settings, Usage
+from joulewise.core.settings import Budget, Settings, Usage
 from joulewise.core.supply import Supply
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import RUNTIMES
@@ -26,6 +28,7 @@ from joulewise.meter.table import meter_opener
 from joulewise.outcome import Outcome, contest, record
 from joulewise.proof.prove import prove
 from joulewise.report.text import metric_words
+from joulewise.search.allowance import Allowance
 from joulewise.search.choose import choose
 from joulewise.search.run import search
 from joulewise.search.session import Session
@@ -47,6 +50,14 @@ __all__ = [
 ]
 
 PROOF_PLAN = Plan(rounds=20, block_s=0.25)
+
+PROGRAMS = 3
+"""Programs in a final test: candidate, baseline, and the model as found."""
+
+OPENING_S = 10.0
+"""What a final test needs to open them, and to write the bundle, s: a judgement."""
+
+SEARCH_ENDED = "the budget ended the search before everything was tried; a larger one may find more"
 
 
 class Progress(Protocol):
@@ -82,6 +93,7 @@ def optimize(
     weights: Path | None = None,
     usage: Usage | None = None,
     settings: Settings | None = None,
+    budget: Budget | None = None,
     resume: bool = False,
     supply: Supply | None = None,
     progress: Progress | None = None,
@@ -98,6 +110,7 @@ def optimize(
         weights: of a factory's module, None for those it comes with.
         usage: how the model is used; one item at a time by default.
         settings: what is declared before the search.
+        budget: what the run may cost; None lets it try everything.
         resume: go on with an interrupted run of the same command.
         supply: where the electricity comes from, as from `joulewise.supply`; None counts neither
             grams nor money.
@@ -110,7 +123,7 @@ def optimize(
         JoulewiseError: see joulewise.core.errors; nothing is half-written.
     """
     usage, settings, progress = usage or Usage(), settings or Settings(), progress or Silent()
-    output, host = Path(output), read_host()
+    output, host, began_s = Path(output), read_host(), time.monotonic()
     runtimes, warnings = usable_runtimes(settings.runtimes)
     for name in () if train is None else TAUGHT:
         PASSES.require(name)
@@ -135,7 +148,11 @@ def optimize(
         )
         progress.stage(quality_words(judge.task, settings))
         progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
-        trials = search(session, bill, progress.trial, progress.part)
+        proof_s = partial(_proof_s, items=workload.hold_out.items)
+        allowance = Allowance(budget or Budget(), bill, proof_s, began_s)
+        trials = search(session, bill, progress.trial, progress.part, allowance)
+        if allowance.ended:
+            progress.stage("the budget ends the search; the best so far goes into the final test")
         choice = choose(
             trials,
             margin=settings.margin,
@@ -149,14 +166,14 @@ def optimize(
                 test = contest(session, choice, candidate)
                 plan = replace(PROOF_PLAN, seed=settings.seed)
                 claims.append(prove(test, workload.hold_out, open_meter, plan, work / "proof"))
-            if not claims[-1].holds:
+            if not claims[-1].holds or allowance.left_s < proof_s(trials[0]):
                 break
         outcome = Outcome(
             trials=trials,
             choice=choice,
             claims=tuple(claims),
             smallest_margin=smallest,
-            warnings=(*warnings, *workload.warnings),
+            warnings=(*warnings, *workload.warnings, *([SEARCH_ENDED] if allowance.ended else [])),
         )
         bundle = record(session, outcome, bill, supply)
         bundles.write(bundle, session.artifact_folder(bundle.recipe), workload, work, output)
@@ -210,6 +227,15 @@ def verify(
     with bundles.scratch_folder() as scratch:
         claim = prove(test, hold_out, meter_opener(meter, host), plan, scratch)
     return Verification(claim=claim, checks=checks, host=host)
+
+
+def _proof_s(as_found: Trial, items: int) -> float:
+    """Return about how long a final test takes, s."""
+    per_program_s = PROOF_PLAN.rounds * PROOF_PLAN.block_s + PROOF_PLAN.warm_up_s
+    blocks = () if as_found.measurement is None else as_found.measurement.blocks
+    counted = sum(block.items for block in blocks)
+    per_item_s = sum(block.seconds for block in blocks) / counted if counted else 0.0
+    return PROGRAMS * per_program_s + (PROGRAMS - 1) * items * per_item_s + OPENING_S
 
 
 def measure_model(

@@ -126,7 +126,7 @@ def _parts(parts: tuple[Part, ...]) -> Iterator[tuple[str, float | None]]:
 
 
 def _bundle(bundle: Bundle) -> Iterator[tuple[str, float | None]]:
-    claim = next((c for c in bundle.claims if c.candidate == bundle.recipe and c.holds), None)
+    claim = bundle.claim
     if claim is not None:
         ratio, difference = claim.ratio, claim.difference
         yield from _interval(

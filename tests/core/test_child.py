@@ -151,6 +151,12 @@ def test_a_module_that_does_not_exist_is_an_error() -> None:
         running.ask("echo", value=1)
 
 
+def test_a_child_that_takes_too_long_is_ended_however_much_it_tells(running: Child) -> None:
+    with pytest.raises(TimeoutError, match="took too long and was ended"):
+        running.ask("count", limit_s=0.2, times=10**9)
+    assert until(lambda: is_gone(running.pid))
+
+
 def test_a_child_that_does_not_answer_in_time_is_ended(running: Child) -> None:
     with pytest.raises(ProgramError, match="did not answer in time and was ended"):
         running.ask("sleep", timeout_s=0.1, seconds=600)

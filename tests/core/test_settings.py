@@ -5,7 +5,7 @@ import math
 import pytest
 
 from joulewise.core.errors import UsageError
-from joulewise.core.settings import Settings, Usage
+from joulewise.core.settings import Budget, Settings, Usage
 
 
 def test_defaults_are_half_a_point_at_95_percent() -> None:
@@ -32,6 +32,13 @@ def test_a_confidence_that_no_test_can_reach_is_refused() -> None:
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(UsageError, match="seed -1 is negative"):
         Settings(seed=-1)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("name", ["max_s", "max_j"])
+def test_a_budget_that_is_none_is_refused(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match="a budget must be positive"):
+        Budget(**{name: value})
 
 
 def test_usage_asks_for_nothing_by_default() -> None:

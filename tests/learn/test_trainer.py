@@ -295,7 +295,8 @@ def test_it_stops_when_told_that_it_does_not_pay(tmp_path: Path) -> None:
     teaching = Lessons(train=points(tmp_path / "d", 64), inputs=("x",))
     found = train(Line(2, 4), teaching, Plan(epochs=5, batch_items=16), stop=stop)
     assert found.epochs == 2
-    assert 0 <= asked[0] <= asked[1] <= found.seconds
+    assert asked[0] > 0
+    assert 0 < asked[1] <= found.seconds * 3 / 2  # with the epoch that it would take
 
 
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,8 +15,10 @@ from joulewise.core.claim import Trial
 from joulewise.core.energy import Block, Interval, Measurement
 from joulewise.core.errors import InputError, JoulewiseError, ProgramError
 from joulewise.core.recipe import Recipe
+from joulewise.core.settings import Budget
 from joulewise.meter.bill import Bill
 from joulewise.search import run
+from joulewise.search.allowance import Allowance, BudgetEndedError
 from joulewise.search.study import Study
 from tests.meter.test_bill import SENSOR, Purse
 from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
@@ -121,18 +124,27 @@ def test_empty_file_becomes_a_study(tmp_path: Path) -> None:
 
 
 class FakeBench:
-    """Counts what is tried; stops the run before the trial number `stop`."""
+    """Counts what is tried; the trial number `stop` raises instead."""
 
-    def __init__(self, stop: int | None = None) -> None:
+    def __init__(
+        self, stop: int | None = None, error: type[BaseException] = KeyboardInterrupt
+    ) -> None:
         self.tried: list[Recipe] = []
-        self.stop = stop
+        self.limits_s: list[float] = []
+        self.stop, self.error = stop, error
 
     def try_recipe(
-        self, recipe: Recipe, best_ratio: float | None, bill: Any, training_s: float | None
+        self,
+        recipe: Recipe,
+        best_ratio: float | None,
+        _: object,
+        training_s: float | None,
+        limit_s: float,
     ) -> Trial:
-        assert (best_ratio, bill, training_s) == (None, BILL, None)
+        assert (best_ratio, training_s) == (None, None)
+        self.limits_s.append(limit_s)
         if len(self.tried) == self.stop:
-            raise KeyboardInterrupt
+            raise self.error
         self.tried.append(recipe)
         cost_j = Interval(low=1.0, central=2.0, high=3.0)
         return replace(measured(recipe, 1.0), cost_j=cost_j, seconds=5.0)
@@ -143,6 +155,7 @@ class FakeBill:
 
     def __init__(self) -> None:
         self.causes: list[str] = []
+        self.meter = Purse()
 
     def add(self, cause: str, joules: Interval, seconds: float) -> None:
         assert (joules.central, seconds) == (2.0, 5.0)
@@ -155,8 +168,15 @@ BILL = FakeBill()
 def attempt(folder: Path, bench: Any, recipes: Sequence[Recipe]) -> tuple[Trial, ...]:
     """Try `recipes` as the search does."""
     BILL.causes.clear()
-    made = run._Attempt(bench=bench, study=open_study(folder), bill=BILL, announce=lambda *_: None)  # type: ignore[arg-type]
-    return made.all(recipes, (), None)
+    made = run._Attempt(
+        bench=bench,
+        study=open_study(folder),
+        bill=BILL,  # type: ignore[arg-type]
+        announce=lambda *_: None,
+        allowance=None,
+    )
+    made.all(recipes, None)
+    return tuple(made.trials)
 
 
 def test_interrupted_search_goes_on_and_bills_everything_once(tmp_path: Path) -> None:
@@ -179,7 +199,7 @@ def charged(bill: Bill, expected_items: int | None = None) -> Any:
     """Return what tries recipes and charges `bill`, where so many inferences are expected."""
     usage = SimpleNamespace(expected_items=expected_items)
     bench = SimpleNamespace(session=SimpleNamespace(workload=SimpleNamespace(usage=usage)))
-    return run._Attempt(bench=bench, study=None, bill=bill, announce=print)  # type: ignore[arg-type]
+    return run._Attempt(bench=bench, study=None, bill=bill, announce=print, allowance=None)  # type: ignore[arg-type]
 
 
 def test_training_is_billed_apart_from_trying() -> None:
@@ -194,15 +214,49 @@ def test_training_is_billed_apart_from_trying() -> None:
     assert bill.seconds == {"training": 7.0, "trials": 2.0 + 9.0}
 
 
-@pytest.mark.parametrize(("expected_items", "seconds"), [(1000, 80.0), (10, 0.0), (None, None)])
-def test_training_may_cost_what_any_model_could_save(
-    expected_items: int | None, seconds: float | None
+@pytest.mark.parametrize(
+    ("expected_items", "limit_s", "seconds"),
+    [
+        (1000, math.inf, 80.0),
+        (10, math.inf, 0.0),
+        (None, math.inf, None),
+        (1000, 50.0, 45.0),
+        (1000, 90.0, 80.0),
+        (None, 50.0, 45.0),
+        (None, 2.0, 0.0),
+    ],
+)
+def test_training_may_cost_what_any_model_could_save_and_the_budget_leaves(
+    expected_items: int | None, limit_s: float, seconds: float | None
 ) -> None:
     """0.5 J per inference; 100 J are spent, at 5 W."""
     block = Block(items=4, seconds=1.0, reading_j=2.0)
     taken = Measurement(sensor=SENSOR, blocks=(block,), idle_w=None)
     baseline = replace(measured(ONE_THREAD, 1.0), measurement=taken)
-    assert charged(SPENT, expected_items)._training_s([baseline]) == seconds
+    attempt = charged(SPENT, expected_items)
+    attempt.trials.append(baseline)
+    assert attempt._training_s(limit_s) == seconds
+
+
+def test_a_step_that_outlasts_the_budget_ends_the_search_and_is_billed(tmp_path: Path) -> None:
+    """Its trial is not taken for finished: with a larger budget it is begun anew."""
+    bill, recipes = Bill(Purse()), [AS_FOUND, ONE_THREAD, int8()]
+    allowance = Allowance(Budget(max_s=100.0), bill, lambda _: 20.0, 0.0, clock=lambda: 30.0)
+    bench = FakeBench(stop=2, error=TimeoutError)
+    made = run._Attempt(
+        bench=bench,  # type: ignore[arg-type]
+        study=open_study(tmp_path),
+        bill=bill,
+        announce=lambda *_: None,
+        allowance=allowance,
+    )
+    with pytest.raises(BudgetEndedError):
+        made.all(recipes, None)
+    assert [trial.recipe for trial in made.trials] == recipes[:2]
+    assert bench.limits_s == [70.0, 45.0, 45.0]
+    assert allowance.ended
+    assert set(bill.stages_j) == {"baseline", "trials"}
+    assert open_study(tmp_path).finished(int8()) is None
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,14 @@ Expected = Annotated[
     int | None,
     typer.Option("--expected-inferences", help="Refuse what does not pay back within so many."),
 ]
+MaxMinutes = Annotated[
+    float | None,
+    typer.Option("--max-minutes", help="End by then, with the best that was found."),
+]
+MaxJoules = Annotated[
+    float | None,
+    typer.Option("--max-joules", help="End before the run has cost more, with the best found."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of the splits and of interleaving.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Lossless = Annotated[
@@ -143,6 +151,8 @@ def optimize(
     runtime: Runtimes = None,
     latency_p95: Latency = None,
     expected_inferences: Expected = None,
+    max_minutes: MaxMinutes = None,
+    max_joules: MaxJoules = None,
     meter: Meter = None,
     seed: Seed = 0,
     lossless: Lossless = False,
@@ -159,7 +169,7 @@ def optimize(
     """Find the version of MODEL that does the same job for the fewest joules, and prove it."""
     from joulewise.cli.commands import run_optimize
     from joulewise.cli.supply import supply_asked
-    from joulewise.core.settings import Settings, Usage
+    from joulewise.core.settings import Budget, Settings, Usage
 
     supply = supply_asked(place, service, pue, price, currency)
     usage = Usage(
@@ -179,9 +189,10 @@ def optimize(
         task=task,
         tolerance=tolerance,
     )
+    budget = Budget(max_s=None if max_minutes is None else 60 * max_minutes, max_j=max_joules)
     run_optimize(
-        model, data, output, usage, settings, train=train, weights=weights, supply=supply,
-        mlflow=mlflow, resume=resume, as_json=json, quiet=quiet,
+        model, data, output, usage, settings, train=train, weights=weights, budget=budget,
+        supply=supply, mlflow=mlflow, resume=resume, as_json=json, quiet=quiet,
     )  # fmt: skip
 
 

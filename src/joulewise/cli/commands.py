@@ -12,7 +12,7 @@ from joulewise.cli.progress import Terminal
 from joulewise.core.claim import Check
 from joulewise.core.errors import JoulewiseError
 from joulewise.core.records import Bundle, to_json
-from joulewise.core.settings import Settings, Usage
+from joulewise.core.settings import Budget, Settings, Usage
 from joulewise.core.supply import Supply
 from joulewise.report.footprint import footprint_lines
 from joulewise.report.verdict import verdict_lines
@@ -42,6 +42,7 @@ def run_optimize(
     *,
     train: str | None = None,
     weights: Path | None = None,
+    budget: Budget | None = None,
     supply: Supply | None = None,
     mlflow: bool = False,
     resume: bool,
@@ -55,7 +56,7 @@ def run_optimize(
         try:
             bundle = pipeline.optimize(
                 model, data, output, train=train, weights=weights, usage=usage,
-                settings=settings, resume=resume,
+                settings=settings, budget=budget, resume=resume,
                 supply=supply, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,12 @@ Tell = Callable[[float, str], None]
 
 
 def apply_step(
-    step: Step, source: Path, material: Material, folder: Path, tell: Tell | None = None
+    step: Step,
+    source: Path,
+    material: Material,
+    folder: Path,
+    tell: Tell | None = None,
+    limit_s: float = math.inf,
 ) -> Artifact:
     """Apply one step to the model at `source` and return what was written to `folder`.
 
@@ -47,8 +53,10 @@ def apply_step(
         material: what it may learn from; its own checkpoint folder is not used.
         folder: where the new model goes.
         tell: told of the progress of a pass that reports it.
+        limit_s: longest time that it may take, s.
 
     Raises:
+        TimeoutError: it took longer than `limit_s`.
         PassError: the pass does not fit the model, or failed.
         MissingExtraError: its packages are not installed.
     """
@@ -62,6 +70,7 @@ def apply_step(
             files = child.ask(
                 "apply",
                 timeout_s=TIMEOUT_S,
+                limit_s=limit_s,
                 told=None if tell is None else lambda told: tell(*told),
                 name=step.name,
                 parameters=dict(step.parameters),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import select
 import signal
@@ -68,6 +69,7 @@ class Child:
         self,
         request: str,
         timeout_s: float = 600.0,
+        limit_s: float = math.inf,
         told: Callable[[Any], None] | None = None,
         **arguments: object,
     ) -> Any:  # noqa: ANN401
@@ -76,11 +78,13 @@ class Child:
         Args:
             request: name of a handler.
             timeout_s: longest silence, s.
+            limit_s: longest time in all, s.
             told: called with whatever the handler tells before it answers.
             arguments: of the handler.
 
         Raises:
             ProgramError: the child failed, died, or said nothing for `timeout_s`.
+            TimeoutError: it took longer than `limit_s`, and was ended.
         """
         if self._requests.closed:
             raise ProgramError(f"{self.module} was closed")
@@ -90,8 +94,9 @@ class Child:
             self._requests.flush()
         except BrokenPipeError:
             raise ProgramError(self._obituary()) from None
+        ends_s = time.monotonic() + limit_s
         while True:
-            answer = self._read_line(time.monotonic() + timeout_s)
+            answer = self._read_line(time.monotonic() + timeout_s, ends_s)
             if not answer:
                 raise ProgramError(self._obituary())
             decoded = msgspec.json.decode(answer)
@@ -127,13 +132,15 @@ class Child:
             self._process.kill()
         self.close()
 
-    def _read_line(self, deadline_s: float) -> bytes:
+    def _read_line(self, silent_s: float, ends_s: float) -> bytes:
         """Return the next line, empty where the child has ended."""
         while b"\n" not in self._unread:
-            left_s = max(0.0, deadline_s - time.monotonic())
+            left_s = max(0.0, min(silent_s, ends_s) - time.monotonic())
             ready, _, _ = select.select([self._answers], [], [], left_s)
             if not ready:
                 self._process.kill()
+                if ends_s < silent_s:
+                    raise TimeoutError(f"{self.module} took too long and was ended")
                 raise ProgramError(f"{self.module} did not answer in time and was ended")
             part = self._answers.read(1 << 16)
             if not part:

@@ -144,6 +144,12 @@ class Bundle:
     footprints: Mapping[str, Footprint] = field(default_factory=dict)
     schema: str = field(default=SCHEMA)
 
+    @property
+    def claim(self) -> Claim | None:
+        """The claim that proves the winner; None where the original is kept."""
+        proofs = (c for c in reversed(self.claims) if c.candidate == self.recipe and c.holds)
+        return None if self.verdict == "keep" else next(proofs, None)
+
 
 def to_json(value: object) -> bytes:
     """Return `value` as indented UTF-8 JSON."""

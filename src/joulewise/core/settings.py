@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from joulewise.core.errors import UsageError
 
-__all__ = ["AUGMENTATIONS", "TASKS", "Settings", "Usage"]
+__all__ = ["AUGMENTATIONS", "TASKS", "Budget", "Settings", "Usage"]
 
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift", "mixup")
 """Ways to change items at random while a model trains (`joulewise.learn.augment`)."""
@@ -101,3 +101,24 @@ class Usage:
         for name, value in vars(self).items():
             if value is not None and not value > 0:  # also NaN
                 raise UsageError(f"{name.split('_')[0]} must be positive, not {value:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a run may cost; it ends in time with the best that it has found.
+
+    Args:
+        max_s: time, s; None for as much as it takes.
+        max_j: joules, as the ledger counts them; None for as many as it takes.
+
+    Raises:
+        UsageError: a value is not positive.
+    """
+
+    max_s: float | None = None
+    max_j: float | None = None
+
+    def __post_init__(self) -> None:
+        for value, unit in ((self.max_s, "s"), (self.max_j, "J")):
+            if value is not None and not value > 0:  # also NaN
+                raise UsageError(f"a budget must be positive, not {value:g} {unit}")

@@ -34,7 +34,8 @@ from joulewise.learn.teacher import Tell
 __all__ = ["Lessons", "Pair", "Plan", "Stop", "Tell", "Trained", "rate_at", "train"]
 
 Stop = Callable[[float], bool]
-"""Called after every epoch with the seconds trained so far; True ends the training there."""
+"""Called after every epoch with the seconds that training will have taken after another one; True
+ends it before that."""
 
 SAVE_EVERY_S = 60.0
 TELL_EVERY_S = 1.0
@@ -72,7 +73,7 @@ def train(
         plan: how.
         checkpoint: folder from which an interrupted run goes on; None keeps nothing.
         tell: told of the progress.
-        stop: asked after every epoch whether to end.
+        stop: asked before every epoch but the first whether to end.
         save_every_s: least time between two checkpoints, s.
 
     Raises:
@@ -219,8 +220,15 @@ class _Run:
                 self.best = deepcopy(self.student.state_dict())
         late = score is not None and 0 < self.plan.patience <= progress.waited
         progress.ended = (
-            progress.step == self.steps or late or (stop is not None and stop(progress.seconds))
+            progress.step == self.steps
+            or late
+            or (stop is not None and stop(self._after_another()))
         )
+
+    def _after_another(self) -> float:
+        """Return the seconds that training will have taken after another epoch."""
+        epochs = len(self.progress.losses)
+        return self.progress.seconds * (epochs + 1) / epochs
 
     def _halve(self) -> None:
         """Return to the last good weights at half the rate."""

@@ -121,11 +121,9 @@ def winning_claim(bundle: Bundle) -> Claim | None:
     Raises:
         InputError: the bundle announces a winner that no claim in it proves.
     """
-    if bundle.verdict == "keep":
-        return None
-    for claim in reversed(bundle.claims):
-        if claim.candidate == bundle.recipe and claim.holds:
-            return claim
+    claim = bundle.claim
+    if claim is not None or bundle.verdict == "keep":
+        return claim
     raise InputError(
         f"the bundle says {plain(bundle.verdict)!r} but holds no claim that proves it; "
         "make it again with: joulewise optimize"

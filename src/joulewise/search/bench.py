@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -65,6 +66,7 @@ class Bench:
         best_ratio: float | None,
         bill: Bill,
         training_s: float | None = None,
+        limit_s: float = math.inf,
     ) -> Trial:
         """Return the trial of `recipe`; a recipe that fails gives a failed trial, not an error.
 
@@ -73,10 +75,14 @@ class Bench:
             best_ratio: lowest ratio to the anchor among the lossless trials, None while those run.
             bill: what the trial costs is read from its meter.
             training_s: longest time that training can pay for, s; None where that is not known.
+            limit_s: longest time that each step may take, s.
+
+        Raises:
+            TimeoutError: a step took longer than `limit_s`.
         """
         before, made, size_bytes, cause = bill.meter.read(), None, None, None
         try:
-            size_bytes = self.session.make(recipe, self.tell, training_s).size_bytes
+            size_bytes = self.session.make(recipe, self.tell, training_s, limit_s).size_bytes
             made = bill.meter.read()
             tried = self._measure(recipe, self.session.main_file(recipe), best_ratio)
             state, reason = ("rejected", tried.rejected) if tried.rejected else ("measured", None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from joulewise.compress.process import Tell
 from joulewise.core.claim import Trial
@@ -12,6 +14,7 @@ from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.core.records import dump, load
 from joulewise.export.process import ProgramProcess
 from joulewise.meter.bill import Bill
+from joulewise.search.allowance import Allowance, BudgetEndedError
 from joulewise.search.bench import Bench
 from joulewise.search.choose import best_lossless, best_runs
 from joulewise.search.group_costs import group_costs
@@ -28,12 +31,19 @@ from joulewise.search.study import Study
 
 __all__ = ["Announce", "search"]
 
+EXPORT_S = 5.0
+"""What a step that trains may need when the training is over, s: a judgement."""
+
 Announce = Callable[[int, int, Recipe, Trial | None], None]
 """Called with number, total, recipe and, once it is finished, the trial."""
 
 
 def search(
-    session: Session, bill: Bill, announce: Announce, tell: Tell | None = None
+    session: Session,
+    bill: Bill,
+    announce: Announce,
+    tell: Tell | None = None,
+    allowance: Allowance | None = None,
 ) -> tuple[Trial, ...]:
     """Return all trials in order, the model as found first.
 
@@ -44,63 +54,73 @@ def search(
             "training" for making those that were trained.
         announce: told before and after every trial.
         tell: told of the progress of steps that report it.
+        allowance: ends the search early; None lets it try everything.
 
     Raises:
         ProgramError: the original itself cannot be run, or not within the terms.
         InputError: the folder holds the study of another job, machine or version.
     """
-    cpus, workload = session.host.logical_cpus, session.workload
-    sensor = bill.meter.sensor
+    workload, sensor = session.workload, bill.meter.sensor
     identity = session.identity(f"{sensor.name}, {sensor.source}")  # calibrated since, or not
     study = Study(session.folder / "study.db", identity)
     with ProgramProcess(
         workload.model.path, session.anchor.run, workload.search, workload.usage.batch_items
     ) as program:
         attempt = _Attempt(
-            bench=Bench(session, program, tell), study=study, bill=bill, announce=announce
+            bench=Bench(session, program, tell),
+            study=study,
+            bill=bill,
+            announce=announce,
+            allowance=allowance,
         )
-        trials = attempt.all(lossless_recipes(session.runtimes, cpus), (), None)
-        _check_runnable(trials)
-        if session.settings.lossless_only:
-            return trials
-        strongest = best_lossless(trials).ratio
-        best_ratio = None if strongest is None else strongest.value
-        best = best_runs(trials)
-        inputs = [tensor.name for tensor in workload.model.inputs]
-        changed = changed_recipes(workload.model.operators, best, session.host, inputs)
-        trials += attempt.all(changed, trials, best_ratio)
-        if workload.train is None:
-            return trials
-        return (*trials, *_smaller(attempt, trials, best, best_ratio))
+        with contextlib.suppress(BudgetEndedError):
+            _try_everything(attempt)
+        _check_runnable(attempt.trials)
+        return tuple(attempt.trials)
 
 
-def _smaller(
-    attempt: _Attempt,
-    trials: Sequence[Trial],
-    best: Mapping[str, RunSettings],
-    best_ratio: float | None,
-) -> tuple[Trial, ...]:
-    """Return the trials of smaller models that were taught, and of cascades that begin with one."""
-    made: list[Trial] = []
+def _try_everything(attempt: _Attempt) -> None:
+    """Try what costs nothing to make, then int8, then smaller models."""
+    session = attempt.bench.session
+    workload, trials = session.workload, attempt.trials
+    attempt.all(lossless_recipes(session.runtimes, session.host.logical_cpus), None)
+    _check_runnable(trials)
+    if session.settings.lossless_only:
+        return
+    strongest = best_lossless(trials).ratio
+    best_ratio = None if strongest is None else strongest.value
+    best = best_runs(trials)
+    inputs = [tensor.name for tensor in workload.model.inputs]
+    changed = changed_recipes(workload.model.operators, best, session.host, inputs)
+    attempt.all(changed, best_ratio)
+    if workload.train is not None:
+        _try_smaller(attempt, best, best_ratio)
+
+
+def _try_smaller(
+    attempt: _Attempt, best: Mapping[str, RunSettings], best_ratio: float | None
+) -> None:
+    """Try smaller models that are taught, and cascades that begin with one."""
+    before = tuple(attempt.trials)
 
     def one(recipe: Recipe) -> Trial:
-        made.extend(attempt.all([recipe], (*trials, *made), best_ratio))
-        return made[-1]
+        attempt.all([recipe], best_ratio)
+        return attempt.trials[-1]
 
-    session, run = attempt.bench.session, best_lossless(trials).recipe.run
+    session, run = attempt.bench.session, best_lossless(before).recipe.run
     prune, distill = taught_steps(session.settings, session.host, session.workload.model.operators)
 
     def prune_for(body: tuple[Step, ...]) -> Step:
+        attempt.allowed_s(teaches=True)
         with attempt.bill.stage("trials"):
             costs = _kept_costs(session, Recipe(steps=body, run=run), prune)
         return replace(prune, parameters={**prune.parameters, "costs": costs})
 
-    ways = post_training(trials, best)
+    ways = post_training(before, best)
     try_structures(one, ways, prune_for, distill)
     if session.judge.task.of_classes:  # only classes have scores that tell when to ask another
-        for recipe in cascade_recipes(made, ways):
+        for recipe in cascade_recipes(attempt.trials[len(before) :], ways):
             one(recipe)
-    return tuple(made)
 
 
 def _kept_costs(session: Session, recipe: Recipe, prune: Step) -> str:
@@ -142,38 +162,48 @@ def _check_runnable(lossless: Sequence[Trial]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
-    """Tries recipes one after the other."""
+    """Tries recipes one after the other, and keeps their trials."""
 
     bench: Bench
     study: Study
     bill: Bill
     announce: Announce
+    allowance: Allowance | None
+    trials: list[Trial] = field(default_factory=list)
 
-    def all(
-        self, recipes: Sequence[Recipe], before: Sequence[Trial], best_ratio: float | None
-    ) -> tuple[Trial, ...]:
-        total, made = len(before) + len(recipes), []
-        for number, recipe in enumerate(recipes, start=len(before) + 1):
-            training_s = self._training_s(before) if _teaches(recipe) else None
-            made.append(self._one(number, total, recipe, best_ratio, training_s))
-        return tuple(made)
+    def all(self, recipes: Sequence[Recipe], best_ratio: float | None) -> None:
+        """Try every recipe; raises BudgetEndedError where there is not enough left for one."""
+        total = len(self.trials) + len(recipes)
+        for recipe in recipes:
+            trial = self.study.finished(recipe)
+            if trial is None:
+                limit_s = self.allowed_s(teaches=_teaches(recipe))
+                self.announce(len(self.trials) + 1, total, recipe, None)
+                trial = self._one(recipe, best_ratio, limit_s)
+            self.trials.append(trial)
+            self.announce(len(self.trials), total, recipe, trial)
+            self._charge(trial)
 
-    def _one(
-        self,
-        number: int,
-        total: int,
-        recipe: Recipe,
-        best_ratio: float | None,
-        training_s: float | None,
-    ) -> Trial:
-        trial = self.study.finished(recipe)
-        if trial is None:
-            self.announce(number, total, recipe, None)
-            begun = self.study.begin(recipe)
-            trial = self.bench.try_recipe(recipe, best_ratio, self.bill, training_s)
-            self.study.finish(begun, trial)
-        self.announce(number, total, recipe, trial)
-        self._charge(trial)
+    def allowed_s(self, *, teaches: bool) -> float:
+        """Return how long the steps of the next trial may take; raises BudgetEndedError."""
+        if self.allowance is None:
+            return math.inf
+        return self.allowance.for_trial(self.trials, teaches=teaches)
+
+    def _one(self, recipe: Recipe, best_ratio: float | None, limit_s: float) -> Trial:
+        teaches = _teaches(recipe)
+        training_s = self._training_s(limit_s) if teaches else None
+        begun, before = self.study.begin(recipe), self.bill.meter.read()
+        try:
+            trial = self.bench.try_recipe(recipe, best_ratio, self.bill, training_s, limit_s)
+        except TimeoutError:
+            after = self.bill.meter.read()
+            spent, seconds = self.bill.interval(before, after), after.time_s - before.time_s
+            self.bill.add("training" if teaches else "trials", spent, seconds)
+            if self.allowance is not None:
+                self.allowance.end()
+            raise
+        self.study.finish(begun, trial)
         return trial
 
     def _charge(self, trial: Trial) -> None:
@@ -186,13 +216,19 @@ class _Attempt:
             cost_j, seconds = cost_j.less(trial.made_j), seconds - made_s
         self.bill.add("baseline" if trial.recipe.lossless else "trials", cost_j, seconds)
 
-    def _training_s(self, before: Sequence[Trial]) -> float | None:
-        """Return how long training can go on before it costs more than any model can save, s."""
+    def _training_s(self, limit_s: float) -> float | None:
+        """Return how long training can go on before it costs more than any model can save, s.
+
+        Args:
+            limit_s: that it may take at the most.
+        """
+        longest_s = None if math.isinf(limit_s) else max(0.0, limit_s - EXPORT_S)
         expected = self.bench.session.workload.usage.expected_items
-        if expected is None or not before:
-            return None
-        baseline = best_lossless(before).measurement
+        if expected is None or not self.trials:
+            return longest_s
+        baseline = best_lossless(self.trials).measurement
         per_item = None if baseline is None else baseline.net_j_per_item
         if per_item is None or not self.bill.mean_w:
-            return None
-        return max(0.0, expected * per_item.central - self.bill.spent_j) / self.bill.mean_w
+            return longest_s
+        pays_s = (expected * per_item.central - self.bill.spent_j) / self.bill.mean_w
+        return max(0.0, pays_s if longest_s is None else min(longest_s, pays_s))

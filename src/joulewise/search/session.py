@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +85,11 @@ class Session:
         return known if found == known else None
 
     def make(
-        self, recipe: Recipe, tell: Tell | None = None, training_s: float | None = None
+        self,
+        recipe: Recipe,
+        tell: Tell | None = None,
+        training_s: float | None = None,
+        limit_s: float = math.inf,
     ) -> Artifact:
         """Return what the steps of `recipe` give, made now or before.
 
@@ -94,20 +99,22 @@ class Session:
             recipe: whose steps are applied.
             tell: told of the progress of a step that reports it.
             training_s: longest time for which a step may train, s; None for as long as it asks.
+            limit_s: longest time that each step may take, s.
 
         Raises:
+            TimeoutError: a step took longer than `limit_s`.
             PassError: a step does not fit the model, or failed.
         """
         known = self.artifact(recipe)
         if known is not None:
             return known
         before = replace(recipe, steps=recipe.steps[:-1])
-        self.make(before, tell, training_s)
+        self.make(before, tell, training_s, limit_s)
         folder, material = (
             self.artifact_folder(recipe),
             replace(self.material, training_s=training_s),
         )
-        made = apply_step(recipe.steps[-1], self.main_file(before), material, folder, tell)
+        made = apply_step(recipe.steps[-1], self.main_file(before), material, folder, tell, limit_s)
         dump(made, artifact_note(folder))
         return made
 
