@@ -74,6 +74,19 @@ def test_resume_without_an_interrupted_run_begins_anew(tmp_path: Path) -> None:
         assert not list(work.iterdir())
 
 
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with work_folder(tmp_path / "out", resume=False) as work:
+        (work / "study.db").touch()
+        with (
+            pytest.raises(UsageError, match=r"another run is at work in .*out\.work; wait"),
+            work_folder(tmp_path / "out", resume=True),
+        ):
+            pass
+        assert (work / "study.db").exists()
+    with work_folder(tmp_path / "out", resume=True):
+        pass
+
+
 def begin_and_fail(output: Path, name: str, error: BaseException) -> None:
     """Write one file in the work folder and fail."""
     with work_folder(output, resume=False) as work:

@@ -58,7 +58,8 @@ def work_folder(output: Path, *, resume: bool) -> Iterator[Path]:
     written, or when the run fails before its first trial or step.
 
     Raises:
-        UsageError: `output` exists, or the folder of another run is there and `resume` is False.
+        UsageError: `output` exists, or the folder of another run is there, and either it is still
+            at work or `resume` is False.
         JoulewiseError: the folder cannot be written.
     """
     if os.path.lexists(output):
@@ -74,7 +75,8 @@ def work_folder(output: Path, *, resume: bool) -> Iterator[Path]:
     except OSError as error:
         raise JoulewiseError(f"cannot write {folder}: {error.strerror}") from error
     try:
-        yield folder
+        with _alone(folder):
+            yield folder
     except BaseException as error:
         if new and not any((folder / kept).exists() for kept in WORTH_KEEPING):
             shutil.rmtree(folder, ignore_errors=True)
@@ -84,6 +86,30 @@ def work_folder(output: Path, *, resume: bool) -> Iterator[Path]:
             ) from error
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; they may come in when this process is gone, however it ends.
+
+    Raises:
+        UsageError: another run is in it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # where there is none, nobody is kept out
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UsageError(
+            f"another run is at work in {folder}; wait for its end, or choose another -o"
+        ) from error
+    finally:
+        os.close(handle)
 
 
 def write(bundle: Bundle, winner: Path, workload: Workload, work: Path, output: Path) -> None:
@@ -178,6 +204,8 @@ def contest_of(folder: Path, bundle: Bundle) -> Contest:
         latency_p95_s=bundle.workload.latency_p95_s,
         margin=bundle.margin,
         confidence=bundle.confidence,
+        slice_names=bundle.workload.slices,
+        slice_margin=bundle.slice_margin,
     )
 
 

@@ -140,7 +140,7 @@ def compress_model(
     with bundles.work_folder(output, resume=resume) as work:
         open_meter = meter_opener(settings.meter, host)
         progress.stage("reading the model and the data")
-        source = as_onnx(model, data, work / "source", weights)
+        source = as_onnx(model, data, work / "source", weights, settings.slice_name)
         workload = open_workload(source, data, usage, settings, work / "data", train)
         session = Session(
             workload=workload, settings=settings, runtimes=runtimes, host=host,
@@ -169,6 +169,8 @@ def compress_model(
             latency_p95_s=usage.latency_p95_s,
             margin=settings.margin,
             confidence=settings.confidence,
+            slice_names=workload.slice_names,
+            slice_margin=settings.slice_margin,
         )
         plan = replace(PROOF_PLAN, seed=settings.seed)
         claim = prove(contest, workload.hold_out, open_meter, plan, work / "proof")

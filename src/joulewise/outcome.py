@@ -55,6 +55,8 @@ def contest(session: Session, choice: Choice, candidate: Trial) -> Contest:
         latency_p95_s=workload.usage.latency_p95_s,
         margin=session.settings.margin,
         confidence=session.settings.confidence,
+        slice_names=workload.slice_names,
+        slice_margin=session.settings.slice_margin,
     )
 
 
@@ -83,6 +85,7 @@ def record(session: Session, outcome: Outcome, bill: Bill, supply: Supply | None
         seed=settings.seed,
         margin=settings.margin,
         confidence=settings.confidence,
+        slice_margin=settings.slice_margin,
         smallest_margin=outcome.smallest_margin,
         recipe=recipe,
         artifact=_inside_bundle(session, recipe),

@@ -34,7 +34,7 @@ from joulewise.search.run import search
 from joulewise.search.session import Session
 from joulewise.search.space import as_found_recipe
 from joulewise.search.structure import TAUGHT
-from joulewise.workload.judge import Judge
+from joulewise.workload.judge import Judge, judge_of
 from joulewise.workload.task import Task, choose_task
 from joulewise.workload.workload import Workload, check_certifiable, open_workload
 
@@ -132,7 +132,7 @@ def optimize(
         bill = Bill(open_meter([os.getpid()]))
         progress.stage("reading the model and the data")
         with bill.stage("preparation"):
-            source = as_onnx(model, data, work / "source", weights)
+            source = as_onnx(model, data, work / "source", weights, settings.slice_name)
             workload = open_workload(source, data, usage, settings, work / "data", train)
             smallest = check_certifiable(workload, settings)
             judge = judge_of_original(
@@ -318,23 +318,19 @@ def judge_of_original(
     run, batch_items = as_found_recipe(runtimes).run, workload.usage.batch_items
     with ProgramProcess(workload.model.path, run, workload.search, batch_items) as program:
         outputs = program.predict(workload.search, folder)
-    labels, targets = workload.search.labels, workload.search.targets
-    return Judge(
-        task=choose_task(
-            outputs,
-            labels=labels,
-            targets=targets,
-            asked=settings.task,
-            tolerance=settings.tolerance,
-            pooled=pooled,
-        ),
-        original=outputs,
-        labels=labels,
-        targets=targets,
-        classes=workload.classes,
-        split_digest=workload.search.digest(),
-        confidence=settings.confidence,
+    task = choose_task(
+        outputs,
+        labels=workload.search.labels,
+        targets=workload.search.targets,
+        asked=settings.task,
+        tolerance=settings.tolerance,
+        pooled=pooled,
     )
+    return judge_of(
+        workload.search, outputs, task, classes=workload.classes,
+        slice_names=workload.slice_names, confidence=settings.confidence,
+        slice_margin=settings.slice_margin,
+    )  # fmt: skip
 
 
 def quality_words(task: Task, settings: Settings) -> str:

@@ -162,6 +162,10 @@ CASES: Mapping[str, Case] = {
     "latency is no number": Case(
         arguments=("--latency-p95", "nan"), says="latency must be positive", code=2
     ),
+    "no such slices": Case(arguments=("--slice", "light"), says="has no array 'light' that says"),
+    "no margin for slices": Case(
+        arguments=("--slice-margin", "0"), says="a margin for slices of 0 points", code=2
+    ),
     "negative seed": Case(arguments=("--seed", "-1"), says="seed -1 is negative", code=2),
 }
 

@@ -180,7 +180,7 @@ def test_closing_twice_is_harmless(running: Child) -> None:
 
 def test_closing_ends_a_child_that_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     running = Child(MODULE, environment())
-    monkeypatch.setattr(running, "_read_line", lambda _: b'{"answer": null}')
+    monkeypatch.setattr(running, "_read_line", lambda *_: b'{"answer": null}')
     running.ask("sleep", seconds=600)
     running.close()
     assert is_gone(running.pid)

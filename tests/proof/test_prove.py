@@ -3,9 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
-from joulewise.core.claim import Check, Claim, Difference
+from joulewise.core.claim import Check, Claim, Difference, SliceLoss
 from joulewise.core.energy import Measurement, Sensor
 from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings
@@ -100,6 +102,69 @@ def test_bound_at_the_margin_or_below_fails_quality_only(lower: float) -> None:
 )
 def test_latency_is_checked_where_there_is_a_ceiling(p95_s: float | None, kept: bool) -> None:
     assert holds(checks(limit_s=0.01, p95_s=p95_s))["latency"] is kept
+
+
+@pytest.mark.parametrize(("lost", "kept"), [(0, True), (30, False)])
+def test_slices_are_checked_where_they_count(lost: int, kept: bool) -> None:
+    harmed = (SliceLoss(name="coat", items=40, gained=2, lost=lost),) if lost else ()
+    (check,) = [
+        check
+        for check in checks_of(
+            replace(CONTEST, slice_margin=0.05),
+            ratio(0.8),
+            replace(difference(-0.001), harmed=harmed),
+            Measurement(sensor=SENSOR, blocks=(), idle_w=None),
+        )
+        if check.name == "slices"
+    ]
+    assert check.holds is kept
+    assert check.detail == (
+        "none certainly loses more than 5 points"
+        if kept
+        else "coat -70.0 points of 40 items; none may certainly lose more than 5"
+    )
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_a_model_that_forgot_one_rare_class_is_refused(tmp_path: Path, by_column: bool) -> None:
+    """The average is within the margin, so that only the slices tell."""
+    job = make_job(tmp_path / "job", items=3000)
+    with np.load(job.data) as archive:
+        x, y = archive["x"], archive["y"]
+    rare = np.flatnonzero(y == 3)[60:]
+    x, y = np.delete(x, rare, axis=0), np.delete(y, rare)
+    arrays = {"x": x, "y": y}
+    if by_column:
+        arrays["light"] = np.where(y == 3, "dark", "bright")
+    np.savez(job.data, **arrays)
+    settings = Settings(margin=0.05, slice_name="light" if by_column else None)
+    workload = open_workload(job.model, str(job.data), Usage(), settings, tmp_path / "data")
+    test = replace(
+        CONTEST,
+        original=job.model,
+        artifact=forgets(job.model, 3, tmp_path / "forgets.onnx"),
+        margin=settings.margin,
+        slice_names=workload.slice_names,
+        slice_margin=settings.slice_margin,
+    )
+    opener, plan = meter_opener("cpu-time", read_host()), Plan(rounds=2, block_s=0.02)
+    claim = prove(test, workload.hold_out, opener, plan, tmp_path / "proof")
+    found = {check.name: check for check in claim.checks}
+    assert found["quality"].holds
+    assert not found["slices"].holds
+    assert found["slices"].detail.startswith("dark -100.0" if by_column else "3 -100.0")
+    assert not claim.holds
+
+
+def forgets(model: Path, number: int, target: Path) -> Path:
+    """Write a classifier that never says one of its classes."""
+    graph = onnx.load(model)
+    (offset,) = (x for x in graph.graph.initializer if x.name == "offset")
+    values = onnx.numpy_helper.to_array(offset).copy()
+    values[number] = -1e6
+    offset.CopyFrom(onnx.numpy_helper.from_array(values, "offset"))
+    onnx.save(graph, target)
+    return target
 
 
 def test_details_give_the_figures() -> None:

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from joulewise.core.errors import InputError, MissingExtraError, UsageError
-from joulewise.workload.data import Dataset, check_data, load_data
+from joulewise.workload.data import Dataset, check_data, load_arrays, load_data
 from joulewise.workload.model import Model
 
 from .conftest import MakeModel
@@ -94,6 +94,36 @@ def test_several_inputs_need_their_names(tmp_path: Path, make_model: MakeModel) 
 def test_an_input_may_be_called_like_labels(tmp_path: Path, make_model: MakeModel) -> None:
     data = load_data(archive(tmp_path, y=PIXELS), make_model("n", 1, 2, 2, name="y"))
     assert data.labels is None
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["b", "a", "b", "c", "a"], ("a", "b", "c")),
+        ([7, 3, 7, 9, 3], ("3", "7", "9")),
+        ([True, False, True, True, False], ("False", "True")),
+    ],
+)
+def test_slices_are_numbered(
+    tmp_path: Path, model: Model, given: list[Any], names: tuple[str, ...]
+) -> None:
+    reference = archive(tmp_path, x=PIXELS, y=LABELS, light=given)
+    data = load_data(reference, model, "light")
+    assert data.slices is not None
+    assert [data.slice_names[number] for number in data.slices] == [str(value) for value in given]
+    assert data.slice_names == names
+    assert set(load_arrays(reference, "light")) == {"x"}
+
+
+def test_no_slices_where_there_are_none(tmp_path: Path, model: Model) -> None:
+    data = load_data(archive(tmp_path, x=PIXELS), model, "light")
+    assert (data.slices, data.slice_names) == (None, ())
+
+
+@pytest.mark.parametrize("given", [np.zeros(5), np.zeros((5, 2), np.int64)])
+def test_slices_that_are_no_names_are_refused(tmp_path: Path, model: Model, given: Any) -> None:
+    with pytest.raises(InputError, match=r"'light' of .* must be one integer or word per item"):
+        load_data(archive(tmp_path, x=PIXELS, light=given), model, "light")
 
 
 def test_unknown_keys_are_named(tmp_path: Path, model: Model) -> None:

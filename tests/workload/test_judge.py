@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from joulewise.core.claim import SliceLoss
 from joulewise.core.errors import UsageError
 from joulewise.core.statistics import lower_bound, upper_bound
 from joulewise.workload.judge import Judge
@@ -33,9 +34,11 @@ def judge(metric: Metric, original: list[Array], labels: list[int] | None) -> Ju
         task=Task(metric=metric),
         original=original,
         labels=None if labels is None else np.array(labels),
-        classes=("a", "b", "c"),
+        slices=None if labels is None else np.array(labels),
+        slice_names=("a", "b", "c"),
         split_digest="d",
         confidence=0.95,
+        slice_margin=0.05,
     )
 
 
@@ -89,6 +92,23 @@ def test_worst_slice_is_the_class_that_loses_most() -> None:
     _, difference = judge("top1", scores(labels), labels).compare(scores(candidate))
     assert difference.worst_slice == "b"
     assert difference.worst_slice_value == pytest.approx(-0.2)
+
+
+def test_a_class_that_is_lost_is_named_though_the_average_hardly_moves() -> None:
+    labels = [0] * 4000 + [1] * 3980 + [2] * 20
+    candidate = [*labels[:7980], *[0] * 20]
+    _, difference = judge("top1", scores(labels), labels).compare(scores(candidate))
+    assert difference.value == -0.0025
+    assert difference.harmed == (SliceLoss(name="c", items=20, gained=0, lost=20),)
+    assert difference.harmed[0].value == -1.0
+
+
+def test_slices_that_may_have_lost_by_chance_are_not_harmed() -> None:
+    labels = [0] * 100 + [1] * 100 + [2] * 5
+    candidate = [*[1] * 6, *[0] * 94, *[1] * 100, *[2] * 3, *[0] * 2]
+    _, difference = judge("top1", scores(labels), labels).compare(scores(candidate))
+    assert difference.worst_slice == "a"
+    assert difference.harmed == ()
 
 
 def test_nan_is_a_lost_answer() -> None:

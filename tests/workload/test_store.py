@@ -49,6 +49,17 @@ def test_round_trip(tmp_path: Path) -> None:
     assert store.dtypes == {"pixels": "float32", "age": "float32"}
 
 
+def test_slices_go_with_their_items(tmp_path: Path) -> None:
+    x, slices = {"age": AGES}, np.arange(len(AGES)) % 3
+    order = np.array([5, 0, 3])
+    store = write_store(tmp_path / "s", x, {"age": "float32"}, None, order, slices=slices)
+    assert store.slices is not None
+    np.testing.assert_array_equal(store.slices, slices[order])
+    plain = write_store(tmp_path / "p", x, {"age": "float32"}, None, order)
+    labelled = write_store(tmp_path / "l", x, {"age": "float32"}, slices, order)
+    assert len({store.digest(), plain.digest(), labelled.digest()}) == 3
+
+
 def test_no_labels(tmp_path: Path) -> None:
     assert write(tmp_path / "s", labels=None).labels is None
 

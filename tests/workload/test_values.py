@@ -72,7 +72,6 @@ def test_damaged_regressor_loses_what_the_normal_law_says() -> None:
         original=[truth + errors],
         labels=None,
         targets=truth,
-        classes=(),
         split_digest="d",
         confidence=0.95,
     )

@@ -49,6 +49,13 @@ def stores(workload: Workload) -> list[Store]:
     return [workload.calibrate, workload.search, workload.hold_out]
 
 
+def test_slices_that_are_not_there_are_asked_for(tmp_path: Path, model: Path, data: str) -> None:
+    asked = replace(SETTINGS, slice_name="light")
+    with pytest.raises(InputError, match="has no array 'light' that says which slice") as caught:
+        open_workload(model, data, Usage(), asked, tmp_path / "splits")
+    assert "leave --slice out" in str(caught.value)
+
+
 def test_splits_hold_every_item_once(workload: Workload, data: str) -> None:
     with np.load(data) as archive:
         x, labels = archive["x"], archive["y"]

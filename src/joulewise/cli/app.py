@@ -86,6 +86,16 @@ Expected = Annotated[
     int | None,
     typer.Option("--expected-inferences", help="Refuse what does not pay back within so many."),
 ]
+Slice = Annotated[
+    str | None,
+    typer.Option(
+        "--slice", help="Array of the data that names the slice of each item; default: its class."
+    ),
+]
+SliceMargin = Annotated[
+    float,
+    typer.Option("--slice-margin", help="Refuse what certainly loses more in a slice, points."),
+]
 MaxMinutes = Annotated[
     float | None,
     typer.Option("--max-minutes", help="End by then, with the best that was found."),
@@ -148,6 +158,8 @@ def optimize(
     batch: Batch = 1,
     margin: Margin = 0.5,
     confidence: Confidence = 95.0,
+    slice_: Slice = None,
+    slice_margin: SliceMargin = 5.0,
     runtime: Runtimes = None,
     latency_p95: Latency = None,
     expected_inferences: Expected = None,
@@ -188,6 +200,8 @@ def optimize(
         augment=augment,
         task=task,
         tolerance=tolerance,
+        slice_name=slice_,
+        slice_margin=slice_margin / 100,
     )
     budget = Budget(max_s=None if max_minutes is None else 60 * max_minutes, max_j=max_joules)
     run_optimize(
@@ -216,6 +230,8 @@ def compress(
     batch: Batch = 1,
     margin: Margin = 0.5,
     confidence: Confidence = 95.0,
+    slice_: Slice = None,
+    slice_margin: SliceMargin = 5.0,
     meter: Meter = None,
     seed: Seed = 0,
     resume: Resume = False,
@@ -228,7 +244,7 @@ def compress(
 
     settings = Settings(
         margin=margin / 100, confidence=confidence / 100, meter=meter, seed=seed, task=task,
-        tolerance=tolerance,
+        tolerance=tolerance, slice_name=slice_, slice_margin=slice_margin / 100,
     )  # fmt: skip
     run_compress(
         model, recipe, data, output, Usage(batch_items=batch), settings, train=train,

@@ -59,6 +59,28 @@ class Quality:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SliceLoss:
+    """A slice of the items in which a candidate loses.
+
+    Args:
+        name: of the slice: a class, or a value of the column that was named.
+        items: how many items of it there are.
+        gained: those that only the candidate answers right.
+        lost: those that only the baseline answers right.
+    """
+
+    name: str
+    items: int
+    gained: int
+    lost: int
+
+    @property
+    def value(self) -> float:
+        """Candidate minus baseline, as a fraction of the items of the slice."""
+        return (self.gained - self.lost) / self.items
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """Quality of a candidate minus quality of a baseline on the same items.
 
@@ -71,8 +93,9 @@ class Difference:
         gained: items that only the candidate answers right.
         lost: items that only the baseline answers right.
         changed: items whose answer differs, right or wrong.
-        worst_slice: name of the class in which the candidate loses most, None without labels.
+        worst_slice: name of the slice in which the candidate loses most, None without slices.
         worst_slice_value: the difference there.
+        harmed: slices that certainly lose more than the margin for slices.
     """
 
     value: float
@@ -85,6 +108,7 @@ class Difference:
     changed: int
     worst_slice: str | None = None
     worst_slice_value: float | None = None
+    harmed: tuple[SliceLoss, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

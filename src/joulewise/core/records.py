@@ -77,6 +77,7 @@ class WorkloadRecord:
         latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
         expected_items: inferences that the user expects to run, None if not said.
         classes: class names, empty if unknown.
+        slices: names of the slices of the column that was named; empty where slices are classes.
         tolerance: largest distance to a label that counts as right, in the labels' unit; None
             where the metric has none.
     """
@@ -90,6 +91,7 @@ class WorkloadRecord:
     latency_p95_s: float | None = None
     expected_items: int | None = None
     classes: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
     tolerance: float | None = None
 
 
@@ -108,6 +110,7 @@ class Bundle:
         seed: of splits and interleaving.
         margin: declared before the search, as a fraction.
         confidence: declared before the search.
+        slice_margin: declared before the search, as a fraction; None where slices did not count.
         smallest_margin: smallest margin that the hold-out can certify at all, as a fraction.
         recipe: the winner.
         artifact: the winner's files, relative to the bundle.
@@ -140,6 +143,7 @@ class Bundle:
     claims: tuple[Claim, ...]
     trials: tuple[Trial, ...]
     ledger: Ledger
+    slice_margin: float | None = None
     warnings: tuple[str, ...] = ()
     footprints: Mapping[str, Footprint] = field(default_factory=dict)
     schema: str = field(default=SCHEMA)

@@ -34,6 +34,9 @@ class Settings:
             (embeddings), or "auto", which finds out.
         tolerance: largest distance of a value to its label that counts as right, in the labels'
             unit; None takes the original's median distance on the search items.
+        slice_name: array beside the items that says which slice each belongs to; None takes the
+            classes.
+        slice_margin: loss of quality that no slice may certainly exceed, as a fraction.
 
     Raises:
         UsageError: a value cannot be meant.
@@ -49,8 +52,14 @@ class Settings:
     augment: str = "none"
     task: str = "auto"
     tolerance: float | None = None
+    slice_name: str | None = None
+    slice_margin: float = 0.05
 
     def __post_init__(self) -> None:
+        if not 0 < self.slice_margin < 1:
+            raise UsageError(
+                f"a margin for slices of {100 * self.slice_margin:g} points is none; use e.g. 5"
+            )
         if not 0 < self.margin < 1:
             raise UsageError(f"a margin of {100 * self.margin:g} points is none; use e.g. 0.5")
         if not 0.5 < self.confidence <= 0.999:

@@ -9,10 +9,13 @@ from joulewise.core.child import serve
 from joulewise.learn.source import export_reference
 
 
-def export(reference: str, data: str, weights: str | None, target: str) -> None:
+def export(
+    reference: str, data: str, weights: str | None, target: str, slice_name: str | None
+) -> None:
     """Write the model that `reference` names to `target`."""
     warnings.simplefilter("ignore")
-    export_reference(reference, data, None if weights is None else Path(weights), Path(target))
+    path = None if weights is None else Path(weights)
+    export_reference(reference, data, path, Path(target), slice_name)
 
 
 if __name__ == "__main__":

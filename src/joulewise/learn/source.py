@@ -39,7 +39,13 @@ OPSET = 18
 TIMEOUT_S = 1800.0
 
 
-def as_onnx(model: object, data: str, folder: Path, weights: Path | None = None) -> Path:
+def as_onnx(
+    model: object,
+    data: str,
+    folder: Path,
+    weights: Path | None = None,
+    slice_name: str | None = None,
+) -> Path:
     """Return an ONNX file of a model in any of the forms in which a user may have it.
 
     Args:
@@ -51,6 +57,7 @@ def as_onnx(model: object, data: str, folder: Path, weights: Path | None = None)
         folder: where ``model.onnx`` is written.
         weights: of a factory's module: a ``.safetensors`` file, or a checkpoint that
             ``torch.load(weights_only=True)`` reads.
+        slice_name: array among the data that is none of its inputs.
 
     Raises:
         UsageError: the reference has none of these forms, or weights are given for one that has
@@ -59,7 +66,7 @@ def as_onnx(model: object, data: str, folder: Path, weights: Path | None = None)
         MissingExtraError: torch or transformers is needed and not installed.
     """
     if _is_module(model):
-        return _export_here(model, data, folder)
+        return _export_here(model, data, folder, slice_name)
     reference = str(model)
     factory = FUNCTION.fullmatch(reference) is not None and not Path(reference).exists()
     if weights is not None and not factory:
@@ -76,6 +83,7 @@ def as_onnx(model: object, data: str, folder: Path, weights: Path | None = None)
                 child.ask(
                     "export", timeout_s=TIMEOUT_S, reference=reference, data=data,
                     weights=None if weights is None else str(weights), target=str(target),
+                    slice_name=slice_name,
                 )  # fmt: skip
             except ProgramError as error:
                 raise InputError(str(error)) from error
@@ -89,7 +97,9 @@ def gives_vectors(model: object) -> bool:
     return _pooling(Path(model)).is_file()
 
 
-def export_reference(reference: str, data: str, weights: Path | None, target: Path) -> None:
+def export_reference(
+    reference: str, data: str, weights: Path | None, target: Path, slice_name: str | None = None
+) -> None:
     """Write what a factory or a Hugging Face folder gives as ONNX; see `as_onnx`."""
     match = FUNCTION.fullmatch(reference)
     if match is not None and not Path(reference).exists():
@@ -100,7 +110,7 @@ def export_reference(reference: str, data: str, weights: Path | None, target: Pa
             load_weights(module, weights)
     else:
         module = _hugging_face(Path(reference))
-    export_module(module, load_arrays(data), target)
+    export_module(module, load_arrays(data, slice_name), target)
 
 
 def export_module(
@@ -152,11 +162,16 @@ def _is_module(model: object) -> bool:
     )
 
 
-def _export_here(model: Any, data: str, folder: Path) -> Path:  # noqa: ANN401 - a torch module
+def _export_here(
+    model: Any,  # noqa: ANN401 - a torch module
+    data: str,
+    folder: Path,
+    slice_name: str | None,
+) -> Path:
     target = folder / "model.onnx"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        export_module(model, load_arrays(data), target)
+        export_module(model, load_arrays(data, slice_name), target)
     return target
 
 

@@ -11,17 +11,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from joulewise.core.claim import Check, Claim, Difference, Ratio
+from joulewise.core.claim import Check, Claim, Difference, Ratio, SliceLoss
 from joulewise.core.energy import Measurement, Meter
 from joulewise.core.recipe import Recipe
 from joulewise.core.statistics import noninferiority_p_value
 from joulewise.export.process import ProgramProcess
 from joulewise.meter.interleave import Plan, interleave, ratio_of
-from joulewise.workload.judge import Judge
+from joulewise.workload.judge import judge_of
 from joulewise.workload.store import Store
 from joulewise.workload.task import Task
 
 __all__ = ["Contest", "checks_of", "prove"]
+
+
+TOLD_SLICES = 3
+"""Slices that are named, those that lose most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,8 @@ class Contest:
         latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
         margin: largest acceptable loss of quality, as a fraction.
         confidence: of bounds and intervals.
+        slice_names: names of the slices of the hold-out; empty where slices are classes.
+        slice_margin: loss that no slice may certainly exceed, None for none.
     """
 
     original: Path
@@ -53,6 +59,8 @@ class Contest:
     latency_p95_s: float | None
     margin: float
     confidence: float
+    slice_names: tuple[str, ...] = ()
+    slice_margin: float | None = None
 
 
 def prove(
@@ -90,15 +98,11 @@ def prove(
         original = programs["as found"].predict(hold_out, _fresh(folder / "original"))
         outputs = programs["candidate"].predict(hold_out, _fresh(folder / "candidate"))
         taken = interleave(programs, open_meter, plan)
-    judge = Judge(
-        task=contest.task,
-        original=original,
-        labels=hold_out.labels,
-        targets=hold_out.targets,
-        classes=contest.classes,
-        split_digest=hold_out.digest(),
-        confidence=contest.confidence,
-    )
+    judge = judge_of(
+        hold_out, original, contest.task, classes=contest.classes,
+        slice_names=contest.slice_names, confidence=contest.confidence,
+        slice_margin=contest.slice_margin,
+    )  # fmt: skip
     quality, difference = judge.compare(outputs)
     ratio = ratio_of(taken["baseline"], taken["candidate"], contest.confidence)
     return Claim(
@@ -133,6 +137,8 @@ def checks_of(
             f"{100 * difference.lower:+.2f}, must lie above {-100 * contest.margin:g}",
         ),
     ]
+    if contest.slice_margin is not None:
+        checks.append(_slices(difference, contest.slice_margin))
     limit_s, p95_s = contest.latency_p95_s, measurement.latency_p95_s
     if limit_s is not None:
         checks.append(
@@ -145,6 +151,23 @@ def checks_of(
             )
         )
     return tuple(checks)
+
+
+def _slices(difference: Difference, margin: float) -> Check:
+    """Return whether no slice certainly loses more than the margin for slices."""
+    told = ", ".join(slice_words(loss) for loss in difference.harmed[:TOLD_SLICES])
+    return Check(
+        name="slices",
+        holds=not difference.harmed,
+        detail=f"none certainly loses more than {100 * margin:g} points"
+        if not told
+        else f"{told}; none may certainly lose more than {100 * margin:g}",
+    )
+
+
+def slice_words(loss: SliceLoss) -> str:
+    """Return how much a slice loses, in words."""
+    return f"{loss.name} {100 * loss.value:+.1f} points of {loss.items:,} items"
 
 
 def _non_inferior(difference: Difference, margin: float) -> bool:

@@ -13,6 +13,7 @@ from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, PassError, ProgramError
 from joulewise.core.recipe import Recipe
+from joulewise.core.settings import Settings
 from joulewise.core.statistics import is_inferior, items_needed, lower_bound
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import Array
@@ -119,6 +120,8 @@ class Bench:
             if not recipe.lossless:
                 quality, difference = self.session.judge.compare(self._answers(program, None))
                 tried = replace(tried, quality=quality, difference=difference)
+                if difference.harmed:
+                    return replace(tried, rejected=_slice_reason(difference, self.session.settings))
                 bound = foreseen_bound(difference, self.session.workload.hold_out.items)
                 if bound <= -self.session.settings.margin:
                     words = f"bound to be expected {100 * bound:+.2f}"
@@ -192,6 +195,14 @@ def foreseen_bound(found: Difference, items: int) -> float:
     """
     gained, lost = (round(count * items / found.items) for count in (found.gained, found.lost))
     return lower_bound(gained, min(lost, items - gained), items, found.confidence)
+
+
+def _slice_reason(difference: Difference, settings: Settings) -> str:
+    worst = difference.harmed[0]
+    return (
+        f"quality of {worst.name} {100 * worst.value:+.1f} points on {worst.items} items; no slice "
+        f"may certainly lose more than {100 * settings.slice_margin:g}"
+    )
 
 
 def _quality_reason(difference: Difference, bound: str, margin: float) -> str:

@@ -73,6 +73,8 @@ class Dataset:
         labels: classes, int64 [n], None if unknown.
         targets: labels that are values, float64 [n] or [n, ...], None if there are none.
         classes: class names by label, empty if unknown.
+        slices: that items belong to besides their class, int64 [n], None if there are none.
+        slice_names: of the slices, in the order of their numbers.
         source: the reference it was loaded from, for messages and records.
     """
 
@@ -80,6 +82,8 @@ class Dataset:
     labels: npt.NDArray[np.int64] | None = None
     targets: npt.NDArray[np.float64] | None = None
     classes: tuple[str, ...] = ()
+    slices: npt.NDArray[np.int64] | None = None
+    slice_names: tuple[str, ...] = ()
     source: str
 
     @property
@@ -88,7 +92,7 @@ class Dataset:
         return len(next(iter(self.inputs.values())))
 
 
-def load_data(reference: str, model: Model) -> Dataset:
+def load_data(reference: str, model: Model, slice_name: str | None = None) -> Dataset:
     """Return the data that `reference` names, for the inputs of `model`.
 
     Args:
@@ -103,6 +107,8 @@ def load_data(reference: str, model: Model) -> Dataset:
             - ``package.module:function``, importable from the current folder, called without
               arguments: it returns a mapping like the archive, (x, y), (x,) or x.
         model: the model that will take the data.
+        slice_name: array beside the items, of integers or words, that says which slice each
+            belongs to, where there is one; None for none.
 
     Returns:
         The data as given; see check_data for whether the model can take it.
@@ -116,22 +122,23 @@ def load_data(reference: str, model: Model) -> Dataset:
     if reference and path.is_dir():
         return _load_images(path, model)
     if path.suffix.lower() == ".npz":
-        return _assemble(_read_archive(path), model, reference)
+        return _assemble(_read_archive(path), model, reference, slice_name)
     if path.suffix.lower() == ".npy":
         raise InputError(
             f"{reference} holds a single array; save it as .npz with np.savez(path, x=..., y=...)"
         )
     if match := FUNCTION.fullmatch(reference):
-        return _load_function(match["module"], match["name"], model)
+        return _load_function(match["module"], match["name"], model, slice_name)
     raise UsageError(f"cannot read data from {reference!r}; give {FORMS}")
 
 
-def load_arrays(reference: str) -> dict[str, Array]:
+def load_arrays(reference: str, slice_name: str | None = None) -> dict[str, Array]:
     """Return the named arrays of a reference without labels and class names, for no model yet.
 
     Args:
         reference: a ``.npz`` archive or ``package.module:function``, as in `load_data`; what is
             not a mapping is called x.
+        slice_name: array that is left out as well.
 
     Raises:
         InputError: the data are unreadable, or the user's function failed.
@@ -148,7 +155,7 @@ def load_arrays(reference: str) -> dict[str, Array]:
             f"cannot tell the model's inputs from {reference!r}; give a .npz archive of arrays or "
             "a Python function as package.module:function"
         )
-    names = [name for name in values if name not in (*LABEL_KEYS, CLASSES_KEY)]
+    names = [name for name in values if name not in (*LABEL_KEYS, CLASSES_KEY, slice_name)]
     return {str(name): _as_items(values[name], str(name), reference) for name in names}
 
 
@@ -200,6 +207,8 @@ def check_data(dataset: Dataset, model: Model, batch_items: int, task: str = "au
         _check_batch(spec, batch_items)
         _check_dtype(spec, array)
         _check_finite(spec, array)
+    if dataset.slices is not None:
+        _check_count("slices", dataset.slices, dataset)
     if dataset.labels is not None:
         _check_count("labels", dataset.labels, dataset)
         _check_labels(dataset.labels, dataset, model, vectors=task == "vectors")
@@ -211,7 +220,9 @@ def check_data(dataset: Dataset, model: Model, batch_items: int, task: str = "au
 # ---------------------------------------------------------------- arrays with names
 
 
-def _assemble(values: Mapping[Any, Any], model: Model, source: str) -> Dataset:
+def _assemble(
+    values: Mapping[Any, Any], model: Model, source: str, slice_name: str | None
+) -> Dataset:
     """Return the data set made of named arrays, the names understood as in load_data."""
     keys = {spec.name: _key_of(spec, values, model) for spec in model.inputs}
     lacking = [name for name, key in keys.items() if key is None]
@@ -220,7 +231,7 @@ def _assemble(values: Mapping[Any, Any], model: Model, source: str) -> Dataset:
             f"{source} has no array for the model's input {', '.join(map(repr, lacking))}; "
             f"it has: {_listed(values) or 'nothing'}"
         )
-    rest = [key for key in values if key not in keys.values()]
+    rest = [key for key in values if key not in keys.values() and key != slice_name]
     label_key = next((key for key in LABEL_KEYS if key in rest), None)
     unknown = [key for key in rest if key not in (label_key, CLASSES_KEY)]
     if unknown:
@@ -232,8 +243,25 @@ def _assemble(values: Mapping[Any, Any], model: Model, source: str) -> Dataset:
         inputs={name: _as_items(values[key], name, source) for name, key in keys.items()},
         **({} if label_key is None else _as_labels(values[label_key], source)),
         classes=_as_classes(values[CLASSES_KEY], source) if CLASSES_KEY in rest else (),
+        **(
+            {}
+            if slice_name not in values
+            else _as_slices(values[slice_name], str(slice_name), source)
+        ),
         source=source,
     )
+
+
+def _as_slices(value: Any, name: str, source: str) -> dict[str, Any]:  # noqa: ANN401 (the user's)
+    """Return slices as numbers, int64 [n], and their names."""
+    array = _as_array(value, name, source)
+    if array.ndim != 1 or array.dtype.kind not in "iubU":
+        raise InputError(
+            f"{name!r} of {source} must be one integer or word per item, not {array.dtype.name} "
+            f"{_shape_text(array.shape)}"
+        )
+    names, numbers = np.unique(array, return_inverse=True)
+    return {"slices": numbers.astype(np.int64), "slice_names": tuple(map(str, names))}
 
 
 def _key_of(spec: TensorSpec, keys: Collection[Any], model: Model) -> str | None:
@@ -332,11 +360,11 @@ def _read_member(archive: Mapping[str, Any], key: str, path: Path) -> Array:
 # ---------------------------------------------------------------- package.module:function
 
 
-def _load_function(module: str, name: str, model: Model) -> Dataset:
+def _load_function(module: str, name: str, model: Model, slice_name: str | None) -> Dataset:
     """Return the data that the user's function returns."""
     source, value = f"{module}:{name}", call_user_function(module, name)
     if isinstance(value, Mapping):
-        return _assemble(value, model, source)
+        return _assemble(value, model, source, slice_name)
     given = value if isinstance(value, tuple) else (value,)
     if len(given) not in (1, 2) or len(model.inputs) != 1:
         raise InputError(

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from joulewise.core.claim import Difference, Quality
 from joulewise.core.statistics import lower_bound, upper_bound
-from joulewise.workload.task import Marks, Task, worst_slice
+from joulewise.workload.store import Store
+from joulewise.workload.task import Marks, Task, harmed_slices, worst_slice
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "judge_of"]
 
 Outputs = Sequence[npt.NDArray[Any]]
 
@@ -27,18 +28,22 @@ class Judge:
         original: outputs of the original model, each [n, ...].
         labels: classes, int64 [n], None if unknown.
         targets: labels that are values, float64 [n, ...], None if there are none.
-        classes: class names by label, empty if unknown.
+        slices: that items belong to, int64 [n], None if there are none.
+        slice_names: of the slices, empty if unknown.
         split_digest: digest of the split.
         confidence: of each one-sided bound, in (0.5, 1).
+        slice_margin: loss that no slice may certainly exceed, None for none.
     """
 
     task: Task
     original: Outputs
     labels: npt.NDArray[np.int64] | None
     targets: npt.NDArray[np.float64] | None = None
-    classes: tuple[str, ...]
+    slices: npt.NDArray[np.int64] | None = None
+    slice_names: tuple[str, ...] = ()
     split_digest: str
     confidence: float
+    slice_margin: float | None = None
 
     @property
     def quality_of_original(self) -> Quality:
@@ -54,8 +59,8 @@ class Judge:
         items, marks = len(outputs[0]), self._marks(outputs)
         ours, theirs = marks.ours, marks.theirs
         gained, lost = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
-        labels = None if self.labels is None else self.labels[:items]
-        worst = None if labels is None else worst_slice(theirs, ours, labels, self.classes)
+        slices = None if self.slices is None else self.slices[:items]
+        worst = None if slices is None else worst_slice(theirs, ours, slices, self.slice_names)
         difference = Difference(
             value=(gained - lost) / items,
             lower=lower_bound(gained, lost, items, self.confidence),
@@ -67,7 +72,13 @@ class Judge:
             changed=int(np.sum(marks.changed)),
             worst_slice=None if worst is None else worst[0],
             worst_slice_value=None if worst is None else worst[1],
-        )
+            harmed=()
+            if slices is None or self.slice_margin is None
+            else harmed_slices(
+                theirs, ours, slices, self.slice_names,
+                margin=self.slice_margin, confidence=self.confidence,
+            ),
+        )  # fmt: skip
         return self._quality(ours), difference
 
     def same_answers(self, outputs: Outputs) -> bool:
@@ -92,3 +103,38 @@ class Judge:
             items=len(scores),
             split_digest=self.split_digest,
         )
+
+
+def judge_of(
+    store: Store,
+    original: Outputs,
+    task: Task,
+    *,
+    classes: tuple[str, ...],
+    slice_names: tuple[str, ...],
+    confidence: float,
+    slice_margin: float | None,
+) -> Judge:
+    """Return the judge of programs on a split; where it names no slices, classes are slices.
+
+    Args:
+        store: the split.
+        original: outputs of the original model on it, each [n, ...].
+        task: what counts as a right answer.
+        classes: class names by label, empty if unknown.
+        slice_names: names of the split's slices.
+        confidence: of each one-sided bound, in (0.5, 1).
+        slice_margin: loss that no slice may certainly exceed, None for none.
+    """
+    by_class = store.slices is None
+    return Judge(
+        task=task,
+        original=original,
+        labels=store.labels,
+        targets=store.targets,
+        slices=store.labels if by_class else store.slices,
+        slice_names=classes if by_class else slice_names,
+        split_digest=store.digest(),
+        confidence=confidence,
+        slice_margin=slice_margin,
+    )

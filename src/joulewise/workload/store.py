@@ -43,6 +43,7 @@ class Index:
     columns: Mapping[str, Column]
     labels: str | None
     targets: str | None = None
+    slices: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class Store:
         dtypes: name -> type in which the model takes it.
         labels: classes, int64 [items], or None.
         targets: labels that are values, float64 [items, ...], or None.
+        slices: that items belong to besides their class, int64 [items], or None.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class Store:
     dtypes: Mapping[str, str]
     labels: np.ndarray[tuple[int], np.dtype[np.int64]] | None
     targets: Targets | None = None
+    slices: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
 
     def batch(self, start: int, items: int) -> dict[str, Array]:
         """Return `items` items from `start` in the model's types, going round at the end."""
@@ -88,6 +91,8 @@ class Store:
             _feed(digest, "", self.labels, "int64")  # no input has an empty name
         if self.targets is not None:
             _feed(digest, "", self.targets, "float64")
+        if self.slices is not None:
+            _feed(digest, "/", self.slices, "int64")
         return digest.hexdigest()
 
 
@@ -98,6 +103,7 @@ def write_store(
     labels: Array | None,
     indices: np.ndarray[tuple[int], np.dtype[np.int64]],
     targets: Array | None = None,
+    slices: Array | None = None,
 ) -> Store:
     """Write the items at `indices` to `folder` and return them opened.
 
@@ -108,6 +114,7 @@ def write_store(
         labels: classes of all items, None if unknown.
         indices: which items.
         targets: labels that are values, of all items; None if there are none.
+        slices: that items belong to besides their class; None if there are none.
 
     Raises:
         InputError: the folder cannot be written, or the disk is full.
@@ -123,6 +130,8 @@ def write_store(
         if targets is not None:
             values = targets[indices].astype(np.float64)
             np.save(folder / "targets.npy", values, allow_pickle=False)
+        if slices is not None:
+            np.save(folder / "slices.npy", slices[indices].astype(np.int64), allow_pickle=False)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     index = Index(
@@ -130,6 +139,7 @@ def write_store(
         columns=columns,
         labels=None if labels is None else "labels.npy",
         targets=None if targets is None else "targets.npy",
+        slices=None if slices is None else "slices.npy",
     )
     dump(index, folder / "index.json")
     return open_store(folder)
@@ -145,10 +155,12 @@ def open_store(folder: Path) -> Store:
     inputs = {name: _open(folder, column.file) for name, column in index.columns.items()}
     labels = None if index.labels is None else _open(folder, index.labels)
     targets = None if index.targets is None else _open(folder, index.targets)
-    for name, values in [*inputs.items(), ("labels", labels), ("targets", targets)]:
+    slices = None if index.slices is None else _open(folder, index.slices)
+    beside = [("labels", labels, "iu"), ("targets", targets, "f"), ("slices", slices, "iu")]
+    for name, values in [*inputs.items(), *((name, values) for name, values, _ in beside)]:
         if values is not None and (values.ndim == 0 or len(values) != index.items):
             raise InputError(f"{folder}: {name!r} does not hold {index.items} items")
-    for name, values, kinds in (("labels", labels, "iu"), ("targets", targets, "f")):
+    for name, values, kinds in beside:
         if values is not None and values.dtype.kind not in kinds:
             raise InputError(f"{folder}: {name!r} are {values.dtype.name}; get the data again")
     return Store(
@@ -158,6 +170,7 @@ def open_store(folder: Path) -> Store:
         dtypes={name: column.dtype for name, column in index.columns.items()},
         labels=None if labels is None else np.asarray(labels, dtype=np.int64),
         targets=None if targets is None else np.asarray(targets, dtype=np.float64),
+        slices=None if slices is None else np.asarray(slices, dtype=np.int64),
     )
 
 

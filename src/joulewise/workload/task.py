@@ -15,7 +15,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from joulewise.core.claim import SliceLoss
 from joulewise.core.errors import InputError, UsageError
+from joulewise.core.statistics import is_inferior
 from joulewise.workload.neighbours import NOBODY, nearest, same_nearest
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "answers",
     "check_vectors",
     "choose_task",
+    "harmed_slices",
     "label_errors",
     "score_agreement",
     "score_top1",
@@ -363,30 +366,72 @@ def score_values(outputs: Outputs, original_outputs: Outputs) -> Scores:
 def worst_slice(
     correct_baseline: Scores,
     correct_candidate: Scores,
-    labels: Labels,
-    classes: Sequence[str],
+    slices: Labels,
+    names: Sequence[str],
 ) -> tuple[str, float] | None:
-    """Return the class in which the candidate loses most, and the difference there.
+    """Return the slice in which the candidate loses most, and the difference there.
 
     Args:
         correct_baseline: bool [n].
         correct_candidate: bool [n], the same items.
-        labels: int64 [n], not negative.
-        classes: names by label; labels beyond it are named by their number.
+        slices: that each item belongs to, int64 [n], not negative.
+        names: of the slices; those beyond it are named by their number.
 
     Returns:
-        Name and candidate minus baseline, in [-1, 1] (the lowest, so positive where all classes
-        gain); None where no class has SLICE_MINIMUM_ITEMS items.
+        Name and candidate minus baseline, in [-1, 1] (the lowest, so positive where all slices
+        gain); None where no slice has SLICE_MINIMUM_ITEMS items.
     """
-    counts = np.bincount(labels)
-    gains = np.bincount(labels, weights=correct_candidate.astype(float) - correct_baseline)
+    counts = np.bincount(slices)
+    gains = np.bincount(slices, weights=correct_candidate.astype(float) - correct_baseline)
     enough = counts >= SLICE_MINIMUM_ITEMS
     if not enough.any():
         return None
     differences = np.where(enough, gains / np.maximum(counts, 1), np.inf)
     worst = int(np.argmin(differences))
-    name = classes[worst] if worst < len(classes) else str(worst)
-    return name, float(differences[worst])
+    return _name_of(worst, names), float(differences[worst])
+
+
+def harmed_slices(
+    correct_baseline: Scores,
+    correct_candidate: Scores,
+    slices: Labels,
+    names: Sequence[str],
+    *,
+    margin: float,
+    confidence: float,
+) -> tuple[SliceLoss, ...]:
+    """Return the slices that certainly lose more than `margin`, the one that loses most first.
+
+    The error over all slices together is at most 1 - confidence (Bonferroni), as far as the score
+    test keeps its level.
+
+    Args:
+        correct_baseline: bool [n].
+        correct_candidate: bool [n], the same items.
+        slices: that each item belongs to, int64 [n], not negative.
+        names: of the slices; those beyond it are named by their number.
+        margin: largest acceptable loss in a slice, in (0, 1).
+        confidence: over all slices, in (0.5, 1).
+    """
+    counts = np.bincount(slices)
+    gained = np.bincount(slices[correct_candidate & ~correct_baseline], minlength=len(counts))
+    lost = np.bincount(slices[correct_baseline & ~correct_candidate], minlength=len(counts))
+    each = 1.0 - (1.0 - confidence) / max(1, int(np.count_nonzero(counts)))
+    found = [
+        SliceLoss(
+            name=_name_of(int(number), names),
+            items=int(counts[number]),
+            gained=int(gained[number]),
+            lost=int(lost[number]),
+        )
+        for number in np.flatnonzero(lost > gained)
+        if is_inferior(int(gained[number]), int(lost[number]), int(counts[number]), margin, each)
+    ]
+    return tuple(sorted(found, key=lambda slice_: slice_.value))
+
+
+def _name_of(number: int, names: Sequence[str]) -> str:
+    return names[number] if number < len(names) else str(number)
 
 
 def _same_output(ours: npt.NDArray[Any], original: npt.NDArray[Any]) -> Scores:

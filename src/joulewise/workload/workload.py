@@ -37,6 +37,7 @@ class Workload:
         search: items on which candidates are compared.
         hold_out: items of the final test.
         classes: class names by label, empty if unknown.
+        slice_names: of the slices of the stores; empty where slices are classes.
         usage: how the model is used.
         train: items to learn from, None where the user gave none; never one of the others.
         warnings: what was noticed about the data, each with its remedy.
@@ -48,6 +49,7 @@ class Workload:
     search: Store
     hold_out: Store
     classes: tuple[str, ...]
+    slice_names: tuple[str, ...] = ()
     usage: Usage
     train: Store | None = None
     warnings: tuple[str, ...] = ()
@@ -79,26 +81,37 @@ def open_workload(
         JoulewiseError: whatever is wrong with the model or the data, in one line.
     """
     loaded = load_model(model)
-    dataset = as_asked(load_data(data, loaded), settings.task)
+    dataset = as_asked(load_data(data, loaded, settings.slice_name), settings.task)
     check_data(dataset, loaded, usage.batch_items, settings.task)
+    if settings.slice_name is not None and dataset.slices is None:
+        raise InputError(
+            f"{data} has no array {settings.slice_name!r} that says which slice an item belongs "
+            "to; add it to the .npz or to what the function returns, or leave --slice out"
+        )
     needed = fewest_items(settings.margin, settings.confidence)
     splits = split(dataset.items, seed=settings.seed, search_items=needed)
     dtypes = {spec.name: spec.dtype for spec in loaded.inputs}
     stores = {
         name: write_store(
-            folder / name, dataset.inputs, dtypes, dataset.labels, indices, dataset.targets
+            folder / name,
+            dataset.inputs,
+            dtypes,
+            dataset.labels,
+            indices,
+            dataset.targets,
+            dataset.slices,
         )
         for name, indices in vars(splits).items()
     }
     lessons: Store | None = None
     warnings: tuple[str, ...] = ()
     if train is not None:
-        taught = as_asked(load_data(train, loaded), settings.task)
+        taught = as_asked(load_data(train, loaded, settings.slice_name), settings.task)
         check_data(taught, loaded, usage.batch_items, settings.task)
         lessons, warnings = _lessons(taught, dataset, loaded, folder / "train")
     return Workload(
-        model=loaded, source=data, classes=dataset.classes, usage=usage, train=lessons,
-        warnings=warnings, **stores,
+        model=loaded, source=data, classes=dataset.classes, slice_names=dataset.slice_names,
+        usage=usage, train=lessons, warnings=warnings, **stores,
     )  # fmt: skip
 
 
@@ -142,6 +155,7 @@ def workload_record(workload: Workload, task: Task) -> WorkloadRecord:
         latency_p95_s=workload.usage.latency_p95_s,
         expected_items=workload.usage.expected_items,
         classes=workload.classes,
+        slices=workload.slice_names,
     )
 
 
