@@ -30,7 +30,7 @@ from joulewise.proof.prove import prove
 from joulewise.report.text import metric_words
 from joulewise.search.allowance import Allowance
 from joulewise.search.choose import choose
-from joulewise.search.run import search
+from joulewise.search.run import Searched, search
 from joulewise.search.session import Session
 from joulewise.search.space import as_found_recipe
 from joulewise.search.structure import TAUGHT
@@ -56,8 +56,6 @@ PROGRAMS = 3
 
 OPENING_S = 10.0
 """What a final test needs to open them, and to write the bundle, s: a judgement."""
-
-SEARCH_ENDED = "the budget ended the search before everything was tried; a larger one may find more"
 
 
 class Progress(Protocol):
@@ -150,11 +148,13 @@ def optimize(
         progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
         proof_s = partial(_proof_s, items=workload.hold_out.items)
         allowance = Allowance(budget or Budget(), bill, proof_s, began_s)
-        trials = search(session, bill, progress.trial, progress.part, allowance)
-        if allowance.ended:
-            progress.stage("the budget ends the search; the best so far goes into the final test")
+        found = search(session, bill, progress.trial, progress.part, allowance)
+        if found.ended_by is not None:
+            progress.stage(
+                f"{found.ended_by} ends the search; the best so far goes into the final test"
+            )
         choice = choose(
-            trials,
+            found.trials,
             margin=settings.margin,
             confidence=settings.confidence,
             hold_out_items=workload.hold_out.items,
@@ -166,18 +166,24 @@ def optimize(
                 test = contest(session, choice, candidate)
                 plan = replace(PROOF_PLAN, seed=settings.seed)
                 claims.append(prove(test, workload.hold_out, open_meter, plan, work / "proof"))
-            if not claims[-1].holds or allowance.left_s < proof_s(trials[0]):
+            if not claims[-1].holds or allowance.left_s < proof_s(found.trials[0]):
                 break
         outcome = Outcome(
-            trials=trials,
+            trials=found.trials,
             choice=choice,
             claims=tuple(claims),
             smallest_margin=smallest,
-            warnings=(*warnings, *workload.warnings, *([SEARCH_ENDED] if allowance.ended else [])),
+            warnings=(*warnings, *workload.warnings, *_cut_short(found)),
         )
         bundle = record(session, outcome, bill, supply)
         bundles.write(bundle, session.artifact_folder(bundle.recipe), workload, work, output)
     return bundle
+
+
+def _cut_short(found: Searched) -> tuple[str, ...]:
+    if found.ended_by is None:
+        return ()
+    return (f"{found.ended_by} ended the search before all was tried; a longer one may find more",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ def test_a_budget_that_is_too_small_for_all_still_gives_a_bundle(tmp_path: Path)
     bundle = json.loads(done.stdout)
     assert len(bundle["trials"]) >= 1
     assert "the budget ends the search" in done.stderr
-    assert any("a larger one may find more" in warning for warning in bundle["warnings"])
+    assert any("a longer one may find more" in warning for warning in bundle["warnings"])
     assert (out / "report.html").exists()
     assert not out.with_name("out.work").exists()
 

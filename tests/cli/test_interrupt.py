@@ -36,15 +36,18 @@ class Run:
         job: what to optimize.
         output: where the bundle goes.
         resume: go on with an interrupted run.
+        lossless: try no changed models.
     """
 
-    def __init__(self, job: Job, output: Path, *, resume: bool = False) -> None:
+    def __init__(
+        self, job: Job, output: Path, *, resume: bool = False, lossless: bool = True
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [
                 sys.executable, *FAST, "optimize", job.model, "--data", job.data, "-o", output,
-                "--margin", "5", "--runtime", "onnxruntime", "--meter", "cpu-time", "--lossless",
-                *(["--resume"] if resume else []),
+                "--margin", "5", "--runtime", "onnxruntime", "--meter", "cpu-time",
+                *(["--resume"] if resume else []), *(["--lossless"] if lossless else []),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -77,8 +80,10 @@ class Run:
 
 
 @contextmanager
-def started(job: Job, output: Path, *, resume: bool = False) -> Iterator[Run]:
-    run = Run(job, output, resume=resume)
+def started(
+    job: Job, output: Path, *, resume: bool = False, lossless: bool = True
+) -> Iterator[Run]:
+    run = Run(job, output, resume=resume, lossless=lossless)
     with run.process:
         try:
             yield run
@@ -149,6 +154,30 @@ def test_interrupted_run_goes_on_with_resume(job: Job, tmp_path: Path) -> None:
         stdout, stderr = again.end()
         assert again.process.returncode == 0, stderr
     assert not work.exists()
+    assert finished(output / "study.db")[: len(before)] == before
+    assert same_trials_once(output / "study.db", output)
+
+
+def test_ctrl_c_ends_a_search_that_has_found_something(job: Job, tmp_path: Path) -> None:
+    """A second one ends the run, which can still go on."""
+    output, work = tmp_path / "out", tmp_path / "out.work"
+    with started(job, output, lossless=False) as run:
+        run.wait_for("[ 6/")  # four ways to run the original, and two models in int8
+        run.process.send_signal(signal.SIGINT)
+        run.wait_for("Ctrl-C ends the search")
+        run.wait_for("proving")
+        run.process.send_signal(signal.SIGINT)
+        _, stderr = run.end()
+        assert run.process.returncode == 130
+    assert stderr.splitlines()[-1].endswith("--resume")
+    before = finished(work / "study.db")
+
+    with started(job, output, lossless=False, resume=True) as again:
+        again.wait_for("[ 6/")
+        again.process.send_signal(signal.SIGINT)
+        _, stderr = again.end()
+        assert again.process.returncode == 0, stderr
+    assert "Ctrl-C ended the search before all was tried" in stderr
     assert finished(output / "study.db")[: len(before)] == before
     assert same_trials_once(output / "study.db", output)
 

@@ -141,6 +141,18 @@ def test_the_cheapest_sure_one_comes_before_a_doubtful_one() -> None:
     assert chosen([FOUND, ANCHOR, dearer, doubtful, sure]).candidates == (sure, doubtful)
 
 
+def test_one_in_between_is_tested_between() -> None:
+    """Chances are about 0.25, 0.83, 0.88 and 1."""
+    doubtful = seen(measured(int8(kind="a"), 0.3), 60, 70)
+    likely = seen(measured(int8(kind="b"), 0.4), 60, 46)
+    dearer = seen(measured(int8(kind="c"), 0.45), 60, 44)
+    sure = seen(measured(int8(kind="d"), 0.6), 3, 4)
+    trials = [FOUND, ANCHOR, sure, dearer, doubtful, likely]
+    assert chosen(trials).candidates == (sure, likely, doubtful)
+    assert chosen([FOUND, ANCHOR, sure, likely]).candidates == (sure, likely)
+    assert chosen([FOUND, ANCHOR, likely, doubtful]).candidates == (ANCHOR, likely, doubtful)
+
+
 def test_the_likeliest_comes_first_where_none_is_sure() -> None:
     doubtful = seen(measured(int8(kind="a"), 0.3), 60, 70)
     likelier = seen(measured(int8(kind="b"), 0.4), 60, 62)

@@ -35,9 +35,6 @@ class Allowance:
         keep: tells what has to be left for the final test.
         began_s: when the run began, on the clock.
         clock: seconds that only go up; another one in tests.
-
-    Attributes:
-        ended: whether it has ended the search.
     """
 
     def __init__(
@@ -50,7 +47,6 @@ class Allowance:
     ) -> None:
         self._budget, self._bill, self._keep = budget, bill, keep
         self._began_s, self._clock = began_s, clock
-        self.ended = False
 
     @property
     def left_s(self) -> float:
@@ -80,10 +76,5 @@ class Allowance:
         made_s = max([0.0, *(trial.made_s or 0.0 for trial in trials if not teaches)])
         found_s = self.left_s - self._keep(trials[0]) - usual_s
         if found_s <= (LEAST_TEACHING_S if teaches else made_s):
-            self.end()
+            raise BudgetEndedError
         return found_s
-
-    def end(self) -> None:
-        """Note that the budget has ended the search; raises BudgetEndedError."""
-        self.ended = True
-        raise BudgetEndedError

@@ -11,8 +11,8 @@ from joulewise.core.statistics import chance_of_confirming, quotient
 
 __all__ = ["Choice", "best_lossless", "best_runs", "choose", "with_reasons"]
 
-SURE = 0.95
-"""Chance of passing the final test that is enough: no surer candidate is then put before."""
+CHANCES = (0.95, 0.8)
+"""Chances of passing the final test: for each, the cheapest candidate that has it is tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def choose(
     A candidate is a changed model that is non-inferior on the search split and whose interval
     against the baseline lies below 1, or the baseline itself, if its interval against the model as
     found does. The cheapest changed model is tested; where it may well fail, the cheapest of those
-    that will surely pass comes before it, or else the one that is likeliest to.
+    with each of CHANCES come before it, or else the one that is likeliest to pass.
 
     Args:
         trials: finished trials; the first is the model as found.
@@ -67,21 +67,35 @@ def choose(
     def chance(trial: Trial) -> float:
         found = trial.difference
         if found is None or trial.recipe.lossless:
-            return SURE
-        return min(SURE, chance_of_confirming(
+            return 1.0
+        return chance_of_confirming(
             found.gained, found.lost, found.items,
             others=hold_out_items, margin=margin, confidence=confidence,
-        ))  # fmt: skip
+        )  # fmt: skip
 
     changed = [trial for trial in _measured(trials) if not trial.recipe.lossless]
     promising = sorted((x for x in changed if _against(x, baseline).high < 1), key=_value)
     if baseline is not as_found and _against(baseline, as_found).high < 1:
         promising.append(baseline)
-    cheapest, others = promising[:1], promising[1:]
-    surest = max(others, key=chance, default=None)  # of equals the first, which is the cheapest
-    if surest is not None and chance(surest) > chance(promising[0]):
-        return Choice(as_found=as_found, baseline=baseline, candidates=(surest, *cheapest))
-    return Choice(as_found=as_found, baseline=baseline, candidates=tuple(cheapest))
+    candidates = _surest_first([(trial, chance(trial)) for trial in promising])
+    return Choice(as_found=as_found, baseline=baseline, candidates=candidates)
+
+
+def _surest_first(promising: Sequence[tuple[Trial, float]]) -> tuple[Trial, ...]:
+    """Return what is tested, from candidates with their chances, the cheapest first."""
+    if not promising:
+        return ()
+    cheapest, least = promising[0]
+    surer = [pair for pair in promising[1:] if pair[1] > least]
+    picked = [
+        next((trial for trial, chance in surer if chance >= level), None)
+        for level in CHANCES
+        if least < level
+    ]
+    chain = [trial for trial in picked if trial is not None]
+    if least < CHANCES[-1] and not chain and surer:
+        chain = [max(surer, key=lambda pair: pair[1])[0]]
+    return tuple({trial.recipe.key: trial for trial in (*chain, cheapest)}.values())
 
 
 def with_reasons(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from joulewise.search.structure import (
 )
 from joulewise.search.study import Study
 
-__all__ = ["Announce", "search"]
+__all__ = ["Announce", "Searched", "search"]
 
 EXPORT_S = 5.0
 """What a step that trains may need when the training is over, s: a judgement."""
@@ -38,14 +37,29 @@ Announce = Callable[[int, int, Recipe, Trial | None], None]
 """Called with number, total, recipe and, once it is finished, the trial."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What a search has tried.
+
+    Args:
+        trials: in their order, the model as found first.
+        ended_by: what ended it before all was tried, "the budget" or "Ctrl-C"; else None.
+    """
+
+    trials: tuple[Trial, ...]
+    ended_by: str | None
+
+
 def search(
     session: Session,
     bill: Bill,
     announce: Announce,
     tell: Tell | None = None,
     allowance: Allowance | None = None,
-) -> tuple[Trial, ...]:
-    """Return all trials in order, the model as found first.
+) -> Searched:
+    """Try recipes until all were tried, the budget ends, or the user has seen enough.
+
+    Ctrl-C ends the search once a changed model was tried; before, it is passed on.
 
     Args:
         session: the job, the terms and the machine. Finished trials that are found in its
@@ -73,10 +87,17 @@ def search(
             announce=announce,
             allowance=allowance,
         )
-        with contextlib.suppress(BudgetEndedError):
+        ended_by = None
+        try:
             _try_everything(attempt)
+        except BudgetEndedError:
+            ended_by = "the budget"
+        except KeyboardInterrupt:
+            if all(trial.recipe.lossless for trial in attempt.trials):
+                raise
+            ended_by = "Ctrl-C"
         _check_runnable(attempt.trials)
-        return tuple(attempt.trials)
+        return Searched(trials=tuple(attempt.trials), ended_by=ended_by)
 
 
 def _try_everything(attempt: _Attempt) -> None:
@@ -196,13 +217,11 @@ class _Attempt:
         begun, before = self.study.begin(recipe), self.bill.meter.read()
         try:
             trial = self.bench.try_recipe(recipe, best_ratio, self.bill, training_s, limit_s)
-        except TimeoutError:
+        except TimeoutError as error:
             after = self.bill.meter.read()
             spent, seconds = self.bill.interval(before, after), after.time_s - before.time_s
             self.bill.add("training" if teaches else "trials", spent, seconds)
-            if self.allowance is not None:
-                self.allowance.end()
-            raise
+            raise BudgetEndedError from error
         self.study.finish(begun, trial)
         return trial
 
