@@ -140,6 +140,28 @@ def test_compute_quantizes_nothing_but_products(conv: Path, items: Store) -> Non
     assert fed_by_integers(graph) >= {"Conv", "Gemm"}
 
 
+def test_the_range_after_a_product_is_that_of_what_is_cut_off_there(tmp_path: Path) -> None:
+    """One of the two channels is far below 0, where Relu cuts it off."""
+    random = np.random.default_rng(4)
+    nodes = [
+        helper.make_node("Conv", ["x", "filters", "offset"], ["maps"]),
+        helper.make_node("Relu", ["maps"], ["active"]),
+        helper.make_node("Flatten", ["active"], ["features"]),
+        helper.make_node("Gemm", ["features", "head"], ["scores"]),
+    ]
+    weights: dict[str, Array] = {
+        "filters": random.normal(size=(2, 1, 3, 3)),
+        "offset": np.array([-1000.0, 0.0]),
+        "head": random.normal(size=(72, models.CLASSES)),
+    }
+    ends: list[dict[str, Any]] = [{"x": ["n", 1, 8, 8]}, {"scores": ["n", models.CLASSES]}]
+    model = models.save_model(tmp_path / "m.onnx", nodes, weights, *ends)
+    items = models.labelled_store(tmp_path / "items", model, 64)
+    made = made_directly(model, items, operators="compute")
+    assert relative_error(made, model, items) < 0.05
+    assert "Relu" not in Graph(made).kinds()
+
+
 def test_all_quantizes_more_than_products(conv: Path, items: Store) -> None:
     everything = quantized(conv, items, operators="all").nodes
     compute = quantized(conv, items, operators="compute").nodes

@@ -35,6 +35,10 @@ __all__ = ["CALIBRATION_BATCH_ITEMS", "COMPUTE_OPERATORS", "Quantizer", "StaticI
 COMPUTE_OPERATORS = ("Conv", "MatMul", "Gemm")
 """Operators that hold nearly all multiplications of a network."""
 
+CUT_OFF = ("Clip", "Relu")
+"""Operators that are nothing but the ends of a range: after a product its result is rounded within
+them, and they go. Rounded before them, most steps would lie in what they cut off."""
+
 ISLAND_ITEMS = 64
 """Calibration items on which nodes are tried alone."""
 
@@ -50,9 +54,10 @@ class StaticInt8:
     """Quantize weights and activations to 8 bits.
 
     Args:
-        operators: "all" that the quantizer knows; "compute" for COMPUTE_OPERATORS only; or
-            "transformer" for those of them that have weights, the results of matrix products left
-            in float. Those hold single numbers that are a hundred times larger than all others.
+        operators: "all" that the quantizer knows; "compute" for COMPUTE_OPERATORS only, with the
+            CUT_OFF after them; or "transformer" for those products that have weights, the results
+            of matrix products left in float. Those hold single numbers that are a hundred times
+            larger than all others.
         reduce_range: 7-bit weights, against saturation on CPUs without VNNI.
         per_channel: one scale per output channel of a weight instead of one per tensor.
         range: of activations: "minmax", "mse" for the least squared error, or "p99.99" to leave out
@@ -124,11 +129,16 @@ class Quantizer:
 
         self._step = step
         self._model = load_model_with_shape_infer(prepared)
-        self._kinds = COMPUTE_OPERATORS if step.operators != "all" else _all_operators()
+        self._kinds = _kinds_of(step.operators)
         _name_nodes(self._model.graph)
         graph = self._model.graph
         weights = self.weights()
         nodes = [node for node in graph.node if node.op_type in self._kinds]
+        if step.operators == "compute":
+            products = {
+                x for node in nodes if node.op_type in COMPUTE_OPERATORS for x in node.output
+            }
+            nodes = [x for x in nodes if x.op_type not in CUT_OFF or x.input[0] in products]
         if step.operators == "transformer":
             nodes = [node for node in nodes if any(name in weights for name in node.input)]
         floats = _float_tensors(graph)
@@ -260,8 +270,12 @@ def fixed_batch(graph: onnx.GraphProto) -> int | None:
     return fixed if fixed > 0 else None
 
 
-def _all_operators() -> tuple[str, ...]:
-    """Return the operators that the quantizer knows, as ``quantize_static`` has them by default."""
+def _kinds_of(operators: str) -> tuple[str, ...]:
+    """Return the operators that are quantized; "all" are those of ``quantize_static``."""
+    if operators == "compute":
+        return (*COMPUTE_OPERATORS, *CUT_OFF)
+    if operators == "transformer":
+        return COMPUTE_OPERATORS
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     return tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
