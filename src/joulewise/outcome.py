@@ -14,6 +14,7 @@ from joulewise.core.records import Artifact, Bundle
 from joulewise.core.supply import Footprint, Supply
 from joulewise.meter.bill import Bill
 from joulewise.proof.prove import Contest
+from joulewise.report.text import worst_of
 from joulewise.search.choose import Choice, with_reasons
 from joulewise.search.session import Session
 from joulewise.workload.workload import workload_record
@@ -168,7 +169,7 @@ def _noise(outcome: Outcome) -> list[str]:
     taken = [trial.measurement for trial in outcome.trials if trial.measurement is not None]
     if outcome.claims:
         taken = [each for claim in outcome.claims for each in claim.measurements.values()]
-    return list(dict.fromkeys(text for measurement in taken for text in measurement.warnings))
+    return worst_of(text for measurement in taken for text in measurement.warnings)
 
 
 def _summary(verdict: str, outcome: Outcome, claims: Sequence[Claim]) -> str:

@@ -149,3 +149,13 @@ def test_recipe_in_words() -> None:
 def test_an_unknown_runtime_keeps_its_name() -> None:
     recipe = Recipe(run=RunSettings(runtime="tvm"))
     assert text.describe_recipe(recipe) == "original weights, run on tvm"
+
+
+def test_of_lines_that_differ_in_a_percentage_the_worst_is_kept() -> None:
+    lines = ["others used 9% of it", "it is hot", "others used 12% of it", "others used 11% of it"]
+    assert text.worst_of(lines) == [
+        "others used 12% of it (the worst of 3 measurements)",
+        "it is hot",
+    ]
+    assert text.worst_of(lines[:2] * 2) == lines[:2]
+    assert text.worst_of([]) == []

@@ -139,9 +139,14 @@ def _left_out(bundle: Bundle) -> str:
 
 
 def _warnings(bundle: Bundle) -> list[str]:
-    """Return the bundle's warnings, then those of its measurements, each once."""
+    """Return the bundle's warnings, then those of its measurements, the worst of each kind."""
     measured = (trial.measurement for trial in bundle.trials if trial.measurement)
-    return _once([*bundle.warnings, *(line for m in measured for line in m.warnings)])
+    return [
+        *bundle.warnings,
+        *text.worst_of(
+            line for m in measured for line in m.warnings if line not in bundle.warnings
+        ),
+    ]
 
 
 def _once(values: Iterable[Any]) -> list[Any]:

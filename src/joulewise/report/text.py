@@ -7,7 +7,8 @@ digits; text that came from outside cannot break a line or steer a terminal.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Protocol
 
@@ -36,9 +37,12 @@ __all__ = [
     "seconds",
     "size",
     "span",
+    "worst_of",
 ]
 
 MISSING = "–"
+
+_PERCENT = re.compile(r"([\d.]+) ?%")
 
 _PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
 _GRADE_WORDS: Mapping[Grade, str] = {
@@ -184,6 +188,20 @@ def metric_words(named: Metric) -> str:
 def plain(text: str) -> str:
     """Return `text` with every character escaped that breaks a line or steers a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def worst_of(lines: Iterable[str]) -> list[str]:
+    """Return lines once; of those that differ in a percentage alone, the one with the largest."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        found.setdefault(_PERCENT.sub("%", line), []).append(line)
+    return [_worst(same) for same in found.values()]
+
+
+def _worst(lines: Sequence[str]) -> str:
+    worst = max(lines, key=lambda line: max(map(float, _PERCENT.findall(line)), default=0.0))
+    others = len(set(lines)) > 1
+    return f"{worst} (the worst of {len(lines)} measurements)" if others else worst
 
 
 def describe_recipe(recipe: Recipe) -> str:
