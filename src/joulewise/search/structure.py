@@ -145,7 +145,11 @@ def _try_widths(
         middle = (low + high) // 2
         cut = {"ratio": WIDTHS[middle], **prune.parameters}
         first = (*body, replace(prune, parameters=cut), distill)
-        fresh = [attempt(Recipe(steps=(*first, *steps), run=run)) for steps, run in ways]
+        fresh: list[Trial] = []
+        for steps, run in ways:
+            fresh.append(attempt(Recipe(steps=(*first, *steps), run=run)))
+            if _cannot_be_made(fresh[-1], first):
+                break
         trials += fresh
         if all(trial.state == "failed" for trial in fresh):
             break
@@ -177,6 +181,12 @@ def cascade_recipes(
         if trial.recipe.run.runtime == "onnxruntime"
     ]
     return tuple(recipes[:CASCADES])
+
+
+def _cannot_be_made(trial: Trial, steps: Sequence[Step]) -> bool:
+    """Return whether one of these steps failed, so that whatever follows them fails too."""
+    reason = trial.reason or ""
+    return trial.state == "failed" and any(reason.startswith(f"{step} failed") for step in steps)
 
 
 def _keeps_quality(trial: Trial) -> bool:
