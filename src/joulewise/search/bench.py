@@ -200,7 +200,7 @@ def foreseen_bound(found: Difference, items: int) -> float:
 def _slice_reason(difference: Difference, settings: Settings) -> str:
     worst = difference.harmed[0]
     return (
-        f"quality of {worst.name} {100 * worst.value:+.1f} points on {worst.items} items; no slice "
+        f"quality in slice {worst.name} {100 * worst.value:+.1f} points on {worst.items} items; none "
         f"may certainly lose more than {100 * settings.slice_margin:g}"
     )
 
