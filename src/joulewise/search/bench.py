@@ -200,8 +200,8 @@ def foreseen_bound(found: Difference, items: int) -> float:
 def _slice_reason(difference: Difference, settings: Settings) -> str:
     worst = difference.harmed[0]
     return (
-        f"quality in slice {worst.name} {100 * worst.value:+.1f} points on {worst.items} items; none "
-        f"may certainly lose more than {100 * settings.slice_margin:g}"
+        f"quality in slice {worst.name} {100 * worst.value:+.1f} points on {worst.items} items; "
+        f"none may certainly lose more than {100 * settings.slice_margin:g}"
     )
 
 
