@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import onnx
 import pytest
 from onnx import helper
 
+from joulewise.cli import main
 from joulewise.testing.models import conv_classifier, save_model
-from tests.cli.program import joulewise, only_line
+from tests.cli.program import Done, joulewise, only_line
 from tests.models import Job, make_job
 
 ITEMS = 300
@@ -176,13 +178,24 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_mistake_is_one_line_and_leaves_nothing(case: Case, job: Job, tmp_path: Path) -> None:
+def test_mistake_is_one_line_and_leaves_nothing(
+    case: Case,
+    job: Job,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process: what is looked at happens before any other is started."""
     wrong = case.make(job, tmp_path) or job
     before = sorted(tmp_path.rglob("*"))
-    done = joulewise(
-        "optimize", wrong.model, "--data", wrong.data, "-o", case.output, "--margin", 5,
-        "--quiet", *case.arguments, folder=tmp_path,
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    arguments = ["optimize", wrong.model, "--data", wrong.data, "-o", case.output]
+    words = [str(word) for word in (*arguments, "--margin", 5, "--quiet", *case.arguments)]
+    monkeypatch.setattr(sys, "argv", ["joulewise", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    done = Done(words, int(ended.value.code or 0), told.out, told.err)
     assert case.says in only_line(done)
     assert done.returncode == case.code
     assert sorted(tmp_path.rglob("*")) == before
