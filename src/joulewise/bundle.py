@@ -24,6 +24,7 @@ from joulewise.core.records import (
     load,
     write_atomic,
 )
+from joulewise.core.settings import Usage
 from joulewise.proof.prove import Contest
 from joulewise.report.card import render_card
 from joulewise.report.page import render_page
@@ -200,8 +201,13 @@ def contest_of(folder: Path, bundle: Bundle) -> Contest:
         as_found=bundle.as_found,
         task=task_of(bundle.workload.metric, bundle.workload.tolerance),
         classes=bundle.workload.classes,
-        batch_items=bundle.workload.batch_items,
-        latency_p95_s=bundle.workload.latency_p95_s,
+        usage=Usage(
+            batch_items=bundle.workload.batch_items,
+            latency_p95_s=bundle.workload.latency_p95_s,
+            size_bytes=bundle.workload.largest_bytes,
+            quality=bundle.workload.least_quality,
+        ),
+        size_bytes=bundle.artifact.size_bytes,
         margin=bundle.margin,
         confidence=bundle.confidence,
         slice_names=bundle.workload.slices,

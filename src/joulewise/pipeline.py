@@ -13,7 +13,7 @@ from joulewise import bundle as bundles
 from joulewise.compress.passes import PASSES
 from joulewise.core.claim import Check, Claim, Trial
 from joulewise.core.energy import Measurement
-from joulewise.core.errors import MissingExtraError
+from joulewise.core.errors import InputError, MissingExtraError
 from joulewise.core.host import Host, read_host
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.records import Bundle
@@ -136,6 +136,7 @@ def optimize(
             judge = judge_of_original(
                 workload, runtimes, settings, work / "original", pooled=gives_vectors(model)
             )
+        check_quality(judge, usage)
         session = Session(
             workload=workload, judge=judge, settings=settings, runtimes=runtimes, host=host,
             open_meter=open_meter, folder=work,
@@ -158,6 +159,7 @@ def optimize(
             margin=settings.margin,
             confidence=settings.confidence,
             hold_out_items=workload.hold_out.items,
+            largest_bytes=usage.size_bytes,
         )
         claims: list[Claim] = []
         for candidate in choice.candidates:
@@ -337,6 +339,16 @@ def judge_of_original(
         slice_names=workload.slice_names, confidence=settings.confidence,
         slice_margin=settings.slice_margin,
     )  # fmt: skip
+
+
+def check_quality(judge: Judge, usage: Usage) -> None:
+    """Raise InputError where the original itself is not as good as what was asked for."""
+    found = judge.quality_of_original.value
+    if usage.quality is not None and found < usage.quality:
+        raise InputError(
+            f"the original itself has a quality of {100 * found:.2f} % on the search items, below "
+            f"the {100 * usage.quality:g} % asked for; ask for less, or begin with a better model"
+        )
 
 
 def quality_words(task: Task, settings: Settings) -> str:

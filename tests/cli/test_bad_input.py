@@ -58,6 +58,10 @@ def with_arrays(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Jo
     return make
 
 
+def wrong_labels(arrays: dict[str, np.ndarray]) -> None:
+    arrays["y"][::10] = (arrays["y"][::10] + 1) % 4
+
+
 def wrong_shape(arrays: dict[str, np.ndarray]) -> None:
     arrays["x"] = arrays["x"][:, :, :7]
 
@@ -167,6 +171,11 @@ CASES: Mapping[str, Case] = {
     "no such slices": Case(arguments=("--slice", "light"), says="has no array 'light' that says"),
     "no margin for slices": Case(
         arguments=("--slice-margin", "0"), says="a margin for slices of 0 points", code=2
+    ),
+    "quality above the original's": Case(
+        arguments=("--min-quality", "100", "--meter", "cpu-time"),
+        make=with_arrays(wrong_labels),
+        says="the original itself has a quality of ",
     ),
     "negative seed": Case(arguments=("--seed", "-1"), says="seed -1 is negative", code=2),
 }

@@ -34,6 +34,14 @@ def test_a_negative_seed_is_refused() -> None:
         Settings(seed=-1)
 
 
+def test_limits_that_are_none_are_refused() -> None:
+    for wrong in ({"size_bytes": 0}, {"quality": 0.0}, {"quality": math.nan}):
+        with pytest.raises(UsageError, match="must be positive"):
+            Usage(**wrong)
+    with pytest.raises(UsageError, match=r"a quality of 150 % is above 100 %"):
+        Usage(quality=1.5)
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 @pytest.mark.parametrize("name", ["max_s", "max_j"])
 def test_a_budget_that_is_none_is_refused(name: str, value: float) -> None:

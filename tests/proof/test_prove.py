@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from scipy import stats
 
-from joulewise.core.claim import Check, Claim, Difference, SliceLoss
+from joulewise.core.claim import Check, Claim, Difference, Quality, SliceLoss
 from joulewise.core.energy import Measurement, Sensor
 from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.settings import Settings, Usage
 from joulewise.meter.interleave import Plan
 from joulewise.meter.table import meter_opener
-from joulewise.proof.prove import Contest, checks_of, prove
+from joulewise.proof.prove import Contest, checks_of, limits_of, prove
 from joulewise.workload.task import Task
 from joulewise.workload.workload import open_workload
 from tests.models import Job, make_job
@@ -29,11 +30,12 @@ CONTEST = Contest(
     as_found=AS_FOUND,
     task=Task(metric="top1"),
     classes=(),
-    batch_items=1,
-    latency_p95_s=None,
+    usage=Usage(),
+    size_bytes=1000,
     margin=0.005,
     confidence=0.95,
 )
+QUALITY = Quality(metric="top1", value=0.97, items=100, split_digest="d")
 SENSOR = Sensor(
     name="fake",
     grade="D",
@@ -71,7 +73,7 @@ def checks(
 ) -> dict[str, Check]:
     """Return the checks of a claim that holds unless something is changed."""
     found = checks_of(
-        replace(CONTEST, latency_p95_s=limit_s),
+        replace(CONTEST, usage=Usage(latency_p95_s=limit_s)),
         replace(ratio(0.8), high=high),
         difference(lower),
         Measurement(sensor=SENSOR, blocks=(), idle_w=None, latency_p95_s=p95_s),
@@ -102,6 +104,25 @@ def test_bound_at_the_margin_or_below_fails_quality_only(lower: float) -> None:
 )
 def test_latency_is_checked_where_there_is_a_ceiling(p95_s: float | None, kept: bool) -> None:
     assert holds(checks(limit_s=0.01, p95_s=p95_s))["latency"] is kept
+
+
+@pytest.mark.parametrize(("largest", "kept"), [(1000, True), (999, False)])
+def test_size_is_checked_where_there_is_a_ceiling(largest: int, kept: bool) -> None:
+    (check,) = limits_of(replace(CONTEST, usage=Usage(size_bytes=largest)), QUALITY)
+    assert (check.name, check.holds) == ("size", kept)
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0.9, True), (0.97, False), (0.98, False)])
+def test_least_quality_is_certain(least: float, kept: bool) -> None:
+    """Of 100 items 97 are right: with 95 % confidence that is above 92.4 % (exact binomial)."""
+    (check,) = limits_of(replace(CONTEST, usage=Usage(quality=least)), QUALITY)
+    assert (check.name, check.holds) == ("least quality", kept)
+    exact = stats.binomtest(97, 100, alternative="greater").proportion_ci(0.95).low
+    assert f"97.00 %, bound {100 * exact:.2f}, must not lie below {100 * least:g}" == check.detail
+
+
+def test_without_limits_there_are_none() -> None:
+    assert limits_of(CONTEST, QUALITY) == ()
 
 
 @pytest.mark.parametrize(("lost", "kept"), [(0, True), (30, False)])

@@ -168,6 +168,13 @@ def test_another_way_to_run_the_original_is_sure_where_it_saves() -> None:
     assert chosen([measured(AS_FOUND, 1.01), ANCHOR, doubtful]).candidates == (doubtful,)
 
 
+def test_an_original_that_is_too_large_is_no_candidate() -> None:
+    trials = [replace(trial, size_bytes=500) for trial in (FOUND, ANCHOR)]
+    asked = {"margin": 0.005, "confidence": 0.95, "hold_out_items": 5000}
+    assert choose(trials, **asked, largest_bytes=500).candidates == (trials[1],)  # type: ignore[arg-type]
+    assert choose(trials, **asked, largest_bytes=499).candidates == ()  # type: ignore[arg-type]
+
+
 def test_what_failed_the_final_test_says_so() -> None:
     sure, doubtful = measured(int8(kind="b"), 0.4), seen(measured(int8(kind="a"), 0.3), 60, 68)
     trials = [FOUND, ANCHOR, sure, doubtful]

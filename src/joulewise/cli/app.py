@@ -96,6 +96,14 @@ SliceMargin = Annotated[
     float,
     typer.Option("--slice-margin", help="Refuse what certainly loses more in a slice, points."),
 ]
+MaxSize = Annotated[
+    float | None,
+    typer.Option("--max-size", help="Largest size of the model's files, MB."),
+]
+MinQuality = Annotated[
+    float | None,
+    typer.Option("--min-quality", help="Least quality, percent, beside the margin."),
+]
 MaxMinutes = Annotated[
     float | None,
     typer.Option("--max-minutes", help="End by then, with the best that was found."),
@@ -162,6 +170,8 @@ def optimize(
     slice_margin: SliceMargin = 5.0,
     runtime: Runtimes = None,
     latency_p95: Latency = None,
+    max_size: MaxSize = None,
+    min_quality: MinQuality = None,
     expected_inferences: Expected = None,
     max_minutes: MaxMinutes = None,
     max_joules: MaxJoules = None,
@@ -188,6 +198,8 @@ def optimize(
         batch_items=batch,
         latency_p95_s=None if latency_p95 is None else latency_p95 / 1e3,
         expected_items=expected_inferences,
+        size_bytes=None if max_size is None else round(max_size * 1e6),
+        quality=None if min_quality is None else min_quality / 100,
     )
     settings = Settings(
         margin=margin / 100,

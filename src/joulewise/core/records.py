@@ -76,6 +76,8 @@ class WorkloadRecord:
         batch_items: items per inference call.
         latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
         expected_items: inferences that the user expects to run, None if not said.
+        largest_bytes: largest acceptable size of the model's files, None if not said.
+        least_quality: least acceptable quality, as a fraction, None if not said.
         classes: class names, empty if unknown.
         slices: names of the slices of the column that was named; empty where slices are classes.
         tolerance: largest distance to a label that counts as right, in the labels' unit; None
@@ -90,6 +92,8 @@ class WorkloadRecord:
     batch_items: int
     latency_p95_s: float | None = None
     expected_items: int | None = None
+    largest_bytes: int | None = None
+    least_quality: float | None = None
     classes: tuple[str, ...] = ()
     slices: tuple[str, ...] = ()
     tolerance: float | None = None

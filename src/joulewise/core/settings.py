@@ -97,19 +97,25 @@ class Usage:
         batch_items: items per inference call.
         latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
         expected_items: inferences that are expected, None if unknown.
+        size_bytes: largest acceptable size of the model's files.
+        quality: least acceptable quality, as a fraction, whatever the original's is.
 
     Raises:
-        UsageError: a value is not positive.
+        UsageError: a value is not positive, or the quality is above 1.
     """
 
     batch_items: int = 1
     latency_p95_s: float | None = None
     expected_items: int | None = None
+    size_bytes: int | None = None
+    quality: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not value > 0:  # also NaN
                 raise UsageError(f"{name.split('_')[0]} must be positive, not {value:g}")
+        if self.quality is not None and self.quality > 1:
+            raise UsageError(f"a quality of {100 * self.quality:g} % is above 100 %")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ __all__ = [
     "net_ratio",
     "noninferiority_p_value",
     "paired_ratio",
+    "proportion_bound",
     "quotient",
     "score",
     "smallest_margin",
@@ -192,6 +193,19 @@ def _beyond_bumps(gained: int, lost: int, items: int, error: float, margin: floa
 def upper_bound(gained: int, lost: int, items: int, confidence: float) -> float:
     """Return the one-sided exact upper confidence bound of the paired difference."""
     return -lower_bound(lost, gained, items, confidence)
+
+
+def proportion_bound(right: int, items: int, confidence: float) -> float:
+    """Return the one-sided exact lower confidence bound of a proportion.
+
+    Args:
+        right: items that count.
+        items: all items, > 0.
+        confidence: of the bound, in (0.5, 1).
+
+    Source: Clopper and Pearson 1934, Biometrika 26, 404-413.
+    """
+    return float(stats.beta.ppf(1.0 - confidence, right, items - right + 1)) if right else 0.0
 
 
 def is_inferior(gained: int, lost: int, items: int, margin: float, confidence: float) -> bool:

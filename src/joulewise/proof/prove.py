@@ -11,17 +11,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from joulewise.core.claim import Check, Claim, Difference, Ratio, SliceLoss
+from joulewise.core.claim import Check, Claim, Difference, Quality, Ratio, SliceLoss
 from joulewise.core.energy import Measurement, Meter
 from joulewise.core.recipe import Recipe
-from joulewise.core.statistics import noninferiority_p_value
+from joulewise.core.settings import Usage
+from joulewise.core.statistics import noninferiority_p_value, proportion_bound
 from joulewise.export.process import ProgramProcess
 from joulewise.meter.interleave import Plan, interleave, ratio_of
 from joulewise.workload.judge import judge_of
 from joulewise.workload.store import Store
 from joulewise.workload.task import Task
 
-__all__ = ["Contest", "checks_of", "prove"]
+__all__ = ["Contest", "checks_of", "limits_of", "prove"]
 
 
 TOLD_SLICES = 3
@@ -40,8 +41,8 @@ class Contest:
         as_found: the original as the user runs it today.
         task: what counts as a right answer.
         classes: class names by label.
-        batch_items: items per inference call.
-        latency_p95_s: largest acceptable 95th percentile of the time of one batch, s.
+        usage: how the model is used, and what it must not exceed.
+        size_bytes: of the candidate's files.
         margin: largest acceptable loss of quality, as a fraction.
         confidence: of bounds and intervals.
         slice_names: names of the slices of the hold-out; empty where slices are classes.
@@ -55,8 +56,8 @@ class Contest:
     as_found: Recipe
     task: Task
     classes: tuple[str, ...]
-    batch_items: int
-    latency_p95_s: float | None
+    usage: Usage
+    size_bytes: int
     margin: float
     confidence: float
     slice_names: tuple[str, ...] = ()
@@ -91,7 +92,7 @@ def prove(
     with ExitStack() as stack:
         programs = {
             role: stack.enter_context(
-                ProgramProcess(path, recipe.run, hold_out, contest.batch_items)
+                ProgramProcess(path, recipe.run, hold_out, contest.usage.batch_items)
             )
             for role, (path, recipe) in files.items()
         }
@@ -114,7 +115,10 @@ def prove(
         quality_candidate=quality,
         difference=difference,
         margin=contest.margin,
-        checks=checks_of(contest, ratio, difference, taken["candidate"]),
+        checks=(
+            *checks_of(contest, ratio, difference, taken["candidate"]),
+            *limits_of(contest, quality),
+        ),
         measurements=taken,
     )
 
@@ -139,7 +143,7 @@ def checks_of(
     ]
     if contest.slice_margin is not None:
         checks.append(_slices(difference, contest.slice_margin))
-    limit_s, p95_s = contest.latency_p95_s, measurement.latency_p95_s
+    limit_s, p95_s = contest.usage.latency_p95_s, measurement.latency_p95_s
     if limit_s is not None:
         checks.append(
             Check(
@@ -148,6 +152,31 @@ def checks_of(
                 detail="p95 unknown"
                 if p95_s is None
                 else f"p95 {1e3 * p95_s:.3f} ms, must not exceed {1e3 * limit_s:g} ms",
+            )
+        )
+    return tuple(checks)
+
+
+def limits_of(contest: Contest, quality: Quality) -> tuple[Check, ...]:
+    """Return the conditions of a claim that hold or fail whatever the original is like."""
+    checks, largest, least = [], contest.usage.size_bytes, contest.usage.quality
+    if largest is not None:
+        checks.append(
+            Check(
+                name="size",
+                holds=contest.size_bytes <= largest,
+                detail=f"{contest.size_bytes / 1e6:.3g} MB, must not exceed {largest / 1e6:g} MB",
+            )
+        )
+    if least is not None:
+        right = round(quality.value * quality.items)
+        bound = proportion_bound(right, quality.items, contest.confidence)
+        checks.append(
+            Check(
+                name="least quality",
+                holds=bound >= least,
+                detail=f"{100 * quality.value:.2f} %, bound {100 * bound:.2f}, must not lie below "
+                f"{100 * least:g}",
             )
         )
     return tuple(checks)

@@ -85,7 +85,9 @@ class Bench:
         try:
             size_bytes = self.session.make(recipe, self.tell, training_s, limit_s).size_bytes
             made = bill.meter.read()
-            tried = self._measure(recipe, self.session.main_file(recipe), best_ratio)
+            tried = self._too_large(recipe, size_bytes) or self._measure(
+                recipe, self.session.main_file(recipe), best_ratio
+            )
             state, reason = ("rejected", tried.rejected) if tried.rejected else ("measured", None)
         except (PassError, ProgramError, InputError) as error:
             tried, state, reason = Tried(), "failed", self._short(error)
@@ -109,6 +111,12 @@ class Bench:
             made_s=made.time_s - before.time_s,
         )
 
+    def _too_large(self, recipe: Recipe, size_bytes: int) -> Tried | None:
+        limit = self.session.workload.usage.size_bytes
+        if recipe.lossless or limit is None or size_bytes <= limit:
+            return None
+        return Tried(rejected=f"{size_bytes / 1e6:.3g} MB is above {limit / 1e6:g} MB")
+
     def _measure(self, recipe: Recipe, path: Path, best_ratio: float | None) -> Tried:
         usage = self.session.workload.usage
         with ProgramProcess(
@@ -120,6 +128,10 @@ class Bench:
             if not recipe.lossless:
                 quality, difference = self.session.judge.compare(self._answers(program, None))
                 tried = replace(tried, quality=quality, difference=difference)
+                least = self.session.workload.usage.quality
+                if least is not None and quality.value < least:
+                    words = f"quality {100 * quality.value:.2f} % is below {100 * least:g} %"
+                    return replace(tried, rejected=words)
                 if difference.harmed:
                     return replace(tried, rejected=_slice_reason(difference, self.session.settings))
                 bound = foreseen_bound(difference, self.session.workload.hold_out.items)

@@ -51,7 +51,12 @@ def best_runs(trials: Sequence[Trial]) -> dict[str, RunSettings]:
 
 
 def choose(
-    trials: Sequence[Trial], *, margin: float, confidence: float, hold_out_items: int
+    trials: Sequence[Trial],
+    *,
+    margin: float,
+    confidence: float,
+    hold_out_items: int,
+    largest_bytes: int | None = None,
 ) -> Choice:
     """Return baseline and candidates.
 
@@ -65,6 +70,7 @@ def choose(
         margin: largest acceptable loss of quality, as a fraction.
         confidence: of the final test.
         hold_out_items: that it has.
+        largest_bytes: largest acceptable size of a model's files; None for any.
     """
     as_found, baseline = trials[0], best_lossless(trials)
 
@@ -79,7 +85,8 @@ def choose(
 
     changed = [trial for trial in _measured(trials) if not trial.recipe.lossless]
     promising = sorted((x for x in changed if _against(x, baseline).high < 1), key=_value)
-    if baseline is not as_found and _against(baseline, as_found).high < 1:
+    fits = largest_bytes is None or (baseline.size_bytes or 0) <= largest_bytes
+    if fits and baseline is not as_found and _against(baseline, as_found).high < 1:
         promising.append(baseline)
     candidates = _surest_first([(trial, chance(trial)) for trial in promising])
     return Choice(as_found=as_found, baseline=baseline, candidates=candidates)

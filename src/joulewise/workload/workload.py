@@ -154,6 +154,8 @@ def workload_record(workload: Workload, task: Task) -> WorkloadRecord:
         batch_items=workload.usage.batch_items,
         latency_p95_s=workload.usage.latency_p95_s,
         expected_items=workload.usage.expected_items,
+        largest_bytes=workload.usage.size_bytes,
+        least_quality=workload.usage.quality,
         classes=workload.classes,
         slices=workload.slice_names,
     )
