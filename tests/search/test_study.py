@@ -20,6 +20,7 @@ from joulewise.meter.bill import Bill
 from joulewise.search import run
 from joulewise.search.allowance import Allowance, BudgetEndedError
 from joulewise.search.study import Study
+from joulewise.search.unfinished import Unfinished
 from tests.meter.test_bill import SENSOR, Purse
 from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
@@ -150,33 +151,19 @@ class FakeBench:
         return replace(measured(recipe, 1.0), cost_j=cost_j, seconds=5.0)
 
 
-class FakeBill:
-    """Counts what is billed."""
-
-    def __init__(self) -> None:
-        self.causes: list[str] = []
-        self.meter = Purse()
-
-    def add(self, cause: str, joules: Interval, seconds: float) -> None:
-        assert (joules.central, seconds) == (2.0, 5.0)
-        self.causes.append(cause)
-
-
-BILL = FakeBill()
-
-
-def attempt(folder: Path, bench: Any, recipes: Sequence[Recipe]) -> tuple[Trial, ...]:
-    """Try `recipes` as the search does."""
-    BILL.causes.clear()
+def attempt(folder: Path, bench: Any, recipes: Sequence[Recipe]) -> tuple[tuple[Trial, ...], Bill]:
+    """Try `recipes` as the search does; return the trials and the bill."""
+    bill = Bill(Purse())
     made = run._Attempt(
         bench=bench,
         study=open_study(folder),
-        bill=BILL,  # type: ignore[arg-type]
+        bill=bill,
         announce=lambda *_: None,
         allowance=None,
+        unfinished=Unfinished(folder, bill),
     )
     made.all(recipes, None)
-    return tuple(made.trials)
+    return tuple(made.trials), bill
 
 
 def test_interrupted_search_goes_on_and_bills_everything_once(tmp_path: Path) -> None:
@@ -184,11 +171,12 @@ def test_interrupted_search_goes_on_and_bills_everything_once(tmp_path: Path) ->
     first, second = FakeBench(stop=2), FakeBench()
     with pytest.raises(KeyboardInterrupt):
         attempt(tmp_path, first, recipes)
-    trials = attempt(tmp_path, second, recipes)
+    trials, bill = attempt(tmp_path, second, recipes)
     assert first.tried == recipes[:2]
     assert second.tried == recipes[2:]
     assert [trial.recipe for trial in trials] == recipes
-    assert BILL.causes == ["baseline", "baseline", "trials"]
+    spent = {cause: (bill.stages_j[cause].central, s) for cause, s in bill.seconds.items()}
+    assert spent == {"interrupted": (0.0, 0.0), "baseline": (4.0, 10.0), "trials": (2.0, 5.0)}
 
 
 SPENT = Bill(Purse())
@@ -199,7 +187,14 @@ def charged(bill: Bill, expected_items: int | None = None) -> Any:
     """Return what tries recipes and charges `bill`, where so many inferences are expected."""
     usage = SimpleNamespace(expected_items=expected_items)
     bench = SimpleNamespace(session=SimpleNamespace(workload=SimpleNamespace(usage=usage)))
-    return run._Attempt(bench=bench, study=None, bill=bill, announce=print, allowance=None)  # type: ignore[arg-type]
+    return run._Attempt(
+        bench=bench,  # type: ignore[arg-type]
+        study=None,  # type: ignore[arg-type]
+        bill=bill,
+        announce=print,
+        allowance=None,
+        unfinished=None,  # type: ignore[arg-type]
+    )
 
 
 def test_training_is_billed_apart_from_trying() -> None:
@@ -249,12 +244,13 @@ def test_a_step_that_outlasts_the_budget_ends_the_search_and_is_billed(tmp_path:
         bill=bill,
         announce=lambda *_: None,
         allowance=allowance,
+        unfinished=Unfinished(tmp_path, bill),
     )
     with pytest.raises(BudgetEndedError):
         made.all(recipes, None)
     assert [trial.recipe for trial in made.trials] == recipes[:2]
     assert bench.limits_s == [70.0, 45.0, 45.0]
-    assert set(bill.stages_j) == {"baseline", "trials"}
+    assert set(bill.stages_j) == {"baseline", "interrupted"}
     assert open_study(tmp_path).finished(int8()) is None
 
 

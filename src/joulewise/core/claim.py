@@ -195,7 +195,7 @@ class Ledger:
 
     Args:
         stages_j: joules by cause ("preparation", "baseline", "training", "trials",
-            "proof"), net of idle.
+            "interrupted", "proof"), net of idle.
         seconds: time spent, by the same causes.
         grade: grade of the joules.
         break_even_items: inferences after which the saving has paid the cost, with interval;

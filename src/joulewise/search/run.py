@@ -27,6 +27,7 @@ from joulewise.search.structure import (
     try_structures,
 )
 from joulewise.search.study import Study
+from joulewise.search.unfinished import Unfinished
 
 __all__ = ["Announce", "Searched", "search"]
 
@@ -64,8 +65,9 @@ def search(
     Args:
         session: the job, the terms and the machine. Finished trials that are found in its
             folder are not repeated.
-        bill: gets the cost of every trial: "baseline" for lossless ones, "trials" for others, and
-            "training" for making those that were trained.
+        bill: gets the cost of every trial: "baseline" for lossless ones, "trials" for others,
+            "training" for making those that were trained, and "interrupted" for what did not come
+            to its end, in this run or before.
         announce: told before and after every trial.
         tell: told of the progress of steps that report it.
         allowance: ends the search early; None lets it try everything.
@@ -80,12 +82,20 @@ def search(
     with ProgramProcess(
         workload.model.path, session.anchor.run, workload.search, workload.usage.batch_items
     ) as program:
+        unfinished = Unfinished(session.folder, bill)
+
+        def told(share: float, words: str) -> None:
+            unfinished.note()
+            if tell is not None:
+                tell(share, words)
+
         attempt = _Attempt(
-            bench=Bench(session, program, tell),
+            bench=Bench(session, program, told),
             study=study,
             bill=bill,
             announce=announce,
             allowance=allowance,
+            unfinished=unfinished,
         )
         ended_by = None
         try:
@@ -190,6 +200,7 @@ class _Attempt:
     bill: Bill
     announce: Announce
     allowance: Allowance | None
+    unfinished: Unfinished
     trials: list[Trial] = field(default_factory=list)
 
     def all(self, recipes: Sequence[Recipe], best_ratio: float | None) -> None:
@@ -214,15 +225,13 @@ class _Attempt:
     def _one(self, recipe: Recipe, best_ratio: float | None, limit_s: float) -> Trial:
         teaches = _teaches(recipe)
         training_s = self._training_s(limit_s) if teaches else None
-        begun, before = self.study.begin(recipe), self.bill.meter.read()
+        begun = self.study.begin(recipe)
         try:
-            trial = self.bench.try_recipe(recipe, best_ratio, self.bill, training_s, limit_s)
+            with self.unfinished.trial():
+                trial = self.bench.try_recipe(recipe, best_ratio, self.bill, training_s, limit_s)
+                self.study.finish(begun, trial)
         except TimeoutError as error:
-            after = self.bill.meter.read()
-            spent, seconds = self.bill.interval(before, after), after.time_s - before.time_s
-            self.bill.add("training" if teaches else "trials", spent, seconds)
             raise BudgetEndedError from error
-        self.study.finish(begun, trial)
         return trial
 
     def _charge(self, trial: Trial) -> None:
