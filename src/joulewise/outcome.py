@@ -29,7 +29,7 @@ class Outcome:
     Args:
         trials: all that was tried.
         choice: baseline and candidate.
-        claims: the final tests, in the order of the candidates; none follows one that failed.
+        claims: the final tests, in the order in which they were made.
         smallest_margin: that the hold-out can certify, as a fraction.
         warnings: each with its remedy.
     """

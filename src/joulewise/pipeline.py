@@ -161,15 +161,21 @@ def optimize(
             hold_out_items=workload.hold_out.items,
             largest_bytes=usage.size_bytes,
         )
-        claims: list[Claim] = []
-        for candidate in choice.candidates:
+
+        def proved(candidate: Trial) -> Claim:
             progress.stage(f"proving {candidate.recipe} on the hold-out")
             with bill.stage("proof"):
                 test = contest(session, choice, candidate)
                 plan = replace(PROOF_PLAN, seed=settings.seed)
-                claims.append(prove(test, workload.hold_out, open_meter, plan, work / "proof"))
+                return prove(test, workload.hold_out, open_meter, plan, work / "proof")
+
+        claims: list[Claim] = []
+        for candidate in choice.candidates:
+            claims.append(proved(candidate))
             if not claims[-1].holds or allowance.left_s < proof_s(found.trials[0]):
                 break
+        if choice.fallback is not None and not any(claim.holds for claim in claims):
+            claims.append(proved(choice.fallback))
         outcome = Outcome(
             trials=found.trials,
             choice=choice,

@@ -61,8 +61,8 @@ def test_band_of_the_sensor_counts() -> None:
 
 def test_lossless_winner_is_the_candidate_where_no_change_pays() -> None:
     choice = chosen([FOUND, ANCHOR, measured(int8(), 1.2), rejected(int8(kind="c"), 0.3)])
-    assert choice.candidates == (ANCHOR,)
-    assert choice.baseline is ANCHOR
+    assert choice.candidates == ()
+    assert choice.fallback is choice.baseline is ANCHOR
 
 
 def test_lossless_winner_with_wide_interval_is_none() -> None:
@@ -73,7 +73,8 @@ def test_lossless_winner_with_wide_interval_is_none() -> None:
 
 def test_changed_model_is_held_against_the_strongest_baseline() -> None:
     beats_found_only = measured(int8(), 1.5)
-    assert chosen([FOUND, ANCHOR, beats_found_only]).candidates == (ANCHOR,)
+    choice = chosen([FOUND, ANCHOR, beats_found_only])
+    assert (choice.candidates, choice.fallback) == ((), ANCHOR)
 
 
 def test_rounded_arithmetic_is_a_change_of_the_model() -> None:
@@ -115,7 +116,7 @@ def test_every_loser_has_a_reason(candidate: float) -> None:
         failed(int8(kind="d")),
     ]
     choice = chosen(trials)
-    winner = choice.candidates[-1].recipe
+    winner = (choice.candidates or (choice.baseline,))[-1].recipe
     told = with_reasons(trials, choice, winner)
     assert [trial.recipe for trial in told] == [trial.recipe for trial in trials]
     assert [trial.recipe for trial in told if not trial.reason] == [winner]
@@ -150,7 +151,7 @@ def test_one_in_between_is_tested_between() -> None:
     trials = [FOUND, ANCHOR, sure, dearer, doubtful, likely]
     assert chosen(trials).candidates == (sure, likely, doubtful)
     assert chosen([FOUND, ANCHOR, sure, likely]).candidates == (sure, likely)
-    assert chosen([FOUND, ANCHOR, likely, doubtful]).candidates == (ANCHOR, likely, doubtful)
+    assert chosen([FOUND, ANCHOR, likely, doubtful]).candidates == (likely, doubtful)
 
 
 def test_the_likeliest_comes_first_where_none_is_sure() -> None:
@@ -162,17 +163,18 @@ def test_the_likeliest_comes_first_where_none_is_sure() -> None:
     assert chosen(found[:2]).candidates == (doubtful,)
 
 
-def test_another_way_to_run_the_original_is_sure_where_it_saves() -> None:
+def test_another_way_to_run_the_original_is_what_remains_where_it_saves() -> None:
     doubtful = seen(measured(int8(), 0.3), 60, 70)
-    assert chosen([FOUND, ANCHOR, doubtful]).candidates == (ANCHOR, doubtful)
-    assert chosen([measured(AS_FOUND, 1.01), ANCHOR, doubtful]).candidates == (doubtful,)
+    choice = chosen([FOUND, ANCHOR, doubtful])
+    assert (choice.candidates, choice.fallback) == ((doubtful,), ANCHOR)
+    assert chosen([measured(AS_FOUND, 1.01), ANCHOR, doubtful]).fallback is None
 
 
 def test_an_original_that_is_too_large_is_no_candidate() -> None:
     trials = [replace(trial, size_bytes=500) for trial in (FOUND, ANCHOR)]
     asked = {"margin": 0.005, "confidence": 0.95, "hold_out_items": 5000}
-    assert choose(trials, **asked, largest_bytes=500).candidates == (trials[1],)  # type: ignore[arg-type]
-    assert choose(trials, **asked, largest_bytes=499).candidates == ()  # type: ignore[arg-type]
+    assert choose(trials, **asked, largest_bytes=500).fallback is trials[1]  # type: ignore[arg-type]
+    assert choose(trials, **asked, largest_bytes=499).fallback is None  # type: ignore[arg-type]
 
 
 def test_what_failed_the_final_test_says_so() -> None:

@@ -26,14 +26,17 @@ class Choice:
     Args:
         as_found: the original as the user runs it today.
         baseline: the strongest lossless way to run the original.
-        candidates: what may replace it, in the order in which they are tested: the surest first,
-            the cheapest last. Each is tested only if the one before passed, so that every test has
-            the full confidence. Empty where nothing promises to.
+        candidates: changed models that may replace it, in the order in which they are tested: the
+            surest first, the cheapest last. Each is tested only if the one before passed, so that
+            every test has the full confidence. Empty where none promises to.
+        fallback: another way to run the original, tested where no candidate passed; None where it
+            promises nothing.
     """
 
     as_found: Trial
     baseline: Trial
     candidates: tuple[Trial, ...]
+    fallback: Trial | None = None
 
 
 def best_lossless(trials: Sequence[Trial]) -> Trial:
@@ -61,9 +64,9 @@ def choose(
     """Return baseline and candidates.
 
     A candidate is a changed model that is non-inferior on the search split and whose interval
-    against the baseline lies below 1, or the baseline itself, if its interval against the model as
-    found does. The cheapest changed model is tested; where it may well fail, the cheapest of those
-    with each of CHANCES come before it, or else the one that is likeliest to pass.
+    against the baseline lies below 1. The cheapest is tested; where it may well fail, the cheapest
+    of those with each of CHANCES come before it, or else the one that is likeliest to pass. The
+    baseline is the fallback, if its interval against the model as found lies below 1.
 
     Args:
         trials: finished trials; the first is the model as found.
@@ -76,7 +79,7 @@ def choose(
 
     def chance(trial: Trial) -> float:
         found = trial.difference
-        if found is None or trial.recipe.lossless:
+        if found is None:
             return 1.0
         return chance_of_confirming(
             found.gained, found.lost, found.items,
@@ -86,10 +89,13 @@ def choose(
     changed = [trial for trial in _measured(trials) if not trial.recipe.lossless]
     promising = sorted((x for x in changed if _against(x, baseline).high < 1), key=_value)
     fits = largest_bytes is None or (baseline.size_bytes or 0) <= largest_bytes
-    if fits and baseline is not as_found and _against(baseline, as_found).high < 1:
-        promising.append(baseline)
-    candidates = _surest_first([(trial, chance(trial)) for trial in promising])
-    return Choice(as_found=as_found, baseline=baseline, candidates=candidates)
+    saves = fits and baseline is not as_found and _against(baseline, as_found).high < 1
+    return Choice(
+        as_found=as_found,
+        baseline=baseline,
+        candidates=_surest_first([(trial, chance(trial)) for trial in promising]),
+        fallback=baseline if saves else None,
+    )
 
 
 def _surest_first(promising: Sequence[tuple[Trial, float]]) -> tuple[Trial, ...]:
@@ -143,7 +149,7 @@ def _reason(trial: Trial, choice: Choice, chosen: Recipe | None) -> str:
     if trial is choice.baseline:
         return "the strongest lossless way: the baseline"
     for candidate in choice.candidates:
-        if candidate.recipe == chosen and candidate is not choice.baseline:
+        if candidate.recipe == chosen:
             times = _against(trial, candidate).value
             return f"needs {times:.2f} x the joules of the chosen one"
     against = _against(trial, choice.baseline)
