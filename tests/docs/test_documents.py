@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from joulewise.compression import Compressed
+from joulewise.core.claim import Claim
 from joulewise.core.records import Bundle, load
 from joulewise.core.statistics import quotient
 from joulewise.report.verdict import verdict_lines
@@ -101,6 +103,39 @@ def test_ratio_to_int8_without_training_is_that_of_the_record(name: str) -> None
         f"{found.value:.2f} ({found.sampling_low:.2f} to {found.sampling_high:.2f} by sampling "
         f"alone; {found.low:.2f} to {found.high:.2f} with the band"
     ) in page
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("pictures-static", "static_int8"), ("pictures-nncf", "nncf_int8")]
+)
+def test_what_int8_does_to_pictures_is_that_of_the_records(name: str, step: str) -> None:
+    claim = load(Compressed, ROOT / "records" / f"{name}.json").claim
+    assert row_of(f"`{step}`", claim) in (ROOT / "docs" / "compression.md").read_text()
+
+
+def test_nothing_is_certain_of_pictures() -> None:
+    bundle, page = load(Bundle, ROOT / "records" / "pictures.json"), ROOT / "docs/compression.md"
+    (claim,) = bundle.claims
+    assert bundle.verdict == "keep"
+    assert row_of("OpenVINO in bfloat16", claim) in page.read_text()
+    assert f"certify a loss of {100 * bundle.smallest_margin:.2f} points" in page.read_text()
+
+
+def row_of(name: str, claim: Claim) -> str:
+    ratio, lower = claim.ratio, claim.difference.lower
+    return (
+        f"| {name} | {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) | "
+        f"{100 * claim.quality_candidate.value:.2f} % | {-100 * lower:.2f} |"
+    )
+
+
+def test_an_early_exit_saves_what_the_record_says() -> None:
+    claim = load(Compressed, ROOT / "records" / "early-exit.json").claim
+    ratio = claim.ratio
+    page = (ROOT / "docs" / "compression.md").read_text().replace("\n  ", " ")
+    assert f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}, grade D) times" in page
+    assert f"at {-100 * claim.difference.value:.2f} points less of accuracy" in page
+    assert claim.holds
 
 
 def test_decisions_are_short() -> None:
