@@ -88,6 +88,8 @@ def test_verdicts_shown_are_those_of_the_records(name: str, page: str) -> None:
 @pytest.mark.parametrize("name", ["smaller-batch-1", "smaller-batch-32", "appliances"])
 def test_ratio_to_int8_without_training_is_that_of_the_record(name: str) -> None:
     bundle = load(Bundle, ROOT / "records" / f"{name}.json")
+    claim = bundle.claim
+    assert claim is not None
     ratios = {
         str(trial.recipe): trial.ratio
         for trial in bundle.trials
@@ -103,6 +105,17 @@ def test_ratio_to_int8_without_training_is_that_of_the_record(name: str) -> None
         f"{found.value:.2f} ({found.sampling_low:.2f} to {found.sampling_high:.2f} by sampling "
         f"alone; {found.low:.2f} to {found.high:.2f} with the band"
     ) in page
+    qualities = [claim.quality_baseline.value, claim.quality_candidate.value]
+    before, after = (f"{100 * value:.2f} %" for value in qualities)
+    row = (
+        f"({name_of(name)}) | {found.value:.2f} ({found.low:.2f} to {found.high:.2f}) | "
+        f"{before} -> {after} |"
+    )
+    assert row in (ROOT / "README.md").read_text()
+
+
+def name_of(record: str) -> str:
+    return f"[record](records/{record}.json)"
 
 
 @pytest.mark.parametrize(
