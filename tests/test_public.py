@@ -13,6 +13,7 @@ import joulewise
 
 def test_public_names_are_pinned() -> None:
     assert joulewise.__all__ == [
+        "Budget",
         "JoulewiseError",
         "Settings",
         "Usage",

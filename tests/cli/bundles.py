@@ -36,7 +36,7 @@ def make_cheaper_bundle(folder: Path) -> Bundle:
         shorten_plans(patch)
         patch.setattr(run, "lossless_recipes", lambda *_: lossless)
         patch.setattr(run, "changed_recipes", lambda *_: changed)
-        patch.setattr(session, "apply_step", lambda *given: remove_waste(job, given[-2]))
+        patch.setattr(session, "apply_step", lambda *given: remove_waste(job, given[3]))
         return optimize(
             wasteful,
             str(job.data),

@@ -37,6 +37,7 @@ def test_good_bundle_is_proved_again(proved: Path) -> None:
         "ok    hold-out data",
         "ok    energy",
         "ok    quality",
+        "ok    slices",
     ]
     assert "holds on this machine" in lines[-1]
 
