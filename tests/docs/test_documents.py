@@ -134,6 +134,17 @@ def test_nothing_is_certain_of_pictures() -> None:
     assert f"certify a loss of {100 * bundle.smallest_margin:.2f} points" in page.read_text()
 
 
+def test_what_was_not_certain_of_engines() -> None:
+    bundle = load(Bundle, ROOT / "records" / "engines.json")
+    page = (ROOT / "docs" / "compression.md").read_text().replace("\n", " ")
+    (claim,) = bundle.claims
+    assert bundle.verdict == "keep"
+    assert f"needed {claim.ratio.value:.4f} times the joules of the strongest lossless way" in page
+    assert f"{-100 * claim.difference.value:.2f} points less of accuracy were" in page
+    assert f"the bound is {100 * claim.difference.lower:.2f} at a margin of 1" in page
+    assert f"{claim.difference.items} of them held out" in page
+
+
 def row_of(name: str, claim: Claim) -> str:
     ratio, lower = claim.ratio, claim.difference.lower
     return (
