@@ -87,6 +87,14 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_what_blocks_inside_a_run_is_not_taken_for_another_run(tmp_path: Path) -> None:
+    with (
+        pytest.raises(BlockingIOError, match="a pipe is full"),
+        work_folder(tmp_path / "out", resume=False),
+    ):
+        raise BlockingIOError("a pipe is full")
+
+
 def begin_and_fail(output: Path, name: str, error: BaseException) -> None:
     """Write one file in the work folder and fail."""
     with work_folder(output, resume=False) as work:

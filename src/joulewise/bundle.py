@@ -103,12 +103,13 @@ def _alone(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another run is at work in {folder}; wait for its end, or choose another -o"
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise UsageError(
-            f"another run is at work in {folder}; wait for its end, or choose another -o"
-        ) from error
     finally:
         os.close(handle)
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from joulewise.compress.distill import Distill, paired_layers
+from joulewise.compress.distill import Distill, lengths_of, paired_layers
 from joulewise.compress.material import Material
 from joulewise.compress.passes import check_step
+from joulewise.compress.trim_padding import MASK
 from joulewise.core.errors import PassError, UsageError
 from joulewise.core.recipe import Step
 from joulewise.learn.batch_norm import insert
@@ -93,6 +94,17 @@ def test_other_ways_to_learn_work_too(tmp_path: Path, parameters: dict[str, Any]
     original = models.conv_classifier(tmp_path / "original.onnx")
     made = distilled(damaged(original), material(original), **parameters)
     assert agreement(made, original) > 0.85
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 1, 1, 6)])
+def test_lengths_are_those_of_a_mask_of_items_and_places(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    mask = np.zeros(shape, np.int64)
+    mask[..., :3] = 1
+    items = write_store(tmp_path, {MASK: mask}, {MASK: "int64"}, None, np.arange(4))
+    found = lengths_of(items)
+    assert (None if found is None else found.tolist()) == ([3] * 4 if len(shape) == 2 else None)
 
 
 def test_training_ends_where_it_cannot_pay_for_itself(tmp_path: Path) -> None:

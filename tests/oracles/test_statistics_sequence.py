@@ -84,6 +84,14 @@ def test_chance_of_confirming_is_how_often_others_confirm(gained: int, lost: int
     assert chance == pytest.approx(often, abs=0.07)
 
 
+@pytest.mark.parametrize(("gained", "lost", "chance"), [(50, 0, 1.0), (0, 50, 0.0)])
+def test_a_change_of_every_item_is_no_division_by_zero(
+    gained: int, lost: int, chance: float
+) -> None:
+    found = chance_of_confirming(gained, lost, 50, others=50, margin=MARGIN, confidence=CONFIDENCE)
+    assert found == pytest.approx(chance)
+
+
 def test_chance_of_confirming_grows_with_what_was_gained() -> None:
     chances = [
         chance_of_confirming(

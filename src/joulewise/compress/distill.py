@@ -35,6 +35,9 @@ FEW_ITEMS = 2
 NORM_BATCH_ITEMS = 64
 """Calibration items at a time, where the graph does not fix their number."""
 
+MASK_AXES = 2
+"""Items and places: a mask of other axes says more than where padding is."""
+
 PAIRS = 4
 """Inner layers that are compared, evenly spread from first to last."""
 
@@ -132,7 +135,8 @@ class Distill:
 
 def lengths_of(items: Store) -> Rows | None:
     """Return how long items are without their padding, None where no mask tells."""
-    return lengths(items.inputs[MASK]) if MASK in items.inputs else None
+    mask = items.inputs.get(MASK)
+    return lengths(mask) if mask is not None and mask.ndim == MASK_AXES else None
 
 
 def fixed_items(student: Network, teacher: Network, material: Material) -> int | None:

@@ -287,7 +287,8 @@ def chance_of_confirming(
     no change among few items is not taken for certainty.
     """
     difference = (gained - lost) / items
-    variance = (gained + lost + 1) / (items + 1) - difference * difference
+    least = 1.0 / (items + 1)  # reached from above where every item changed the same way
+    variance = max(least, (gained + lost + 1) * least - difference * difference)
     known, unknown = math.sqrt(variance / items), math.sqrt(variance / others)
     room = difference + margin - float(stats.norm.ppf(confidence)) * unknown
     return float(stats.norm.cdf(room / math.hypot(known, unknown)))
