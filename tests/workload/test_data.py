@@ -115,6 +115,13 @@ def test_slices_are_numbered(
     assert set(load_arrays(reference, "light")) == {"x"}
 
 
+def test_labels_that_are_named_as_slices_stay_labels(tmp_path: Path, model: Model) -> None:
+    data = load_data(archive(tmp_path, x=PIXELS, y=LABELS), model, "y")
+    assert data.labels is not None
+    np.testing.assert_array_equal(data.labels, LABELS)
+    assert data.slices is not None
+
+
 def test_no_slices_where_there_are_none(tmp_path: Path, model: Model) -> None:
     data = load_data(archive(tmp_path, x=PIXELS), model, "light")
     assert (data.slices, data.slice_names) == (None, ())

@@ -231,9 +231,9 @@ def _assemble(
             f"{source} has no array for the model's input {', '.join(map(repr, lacking))}; "
             f"it has: {_listed(values) or 'nothing'}"
         )
-    rest = [key for key in values if key not in keys.values() and key != slice_name]
+    rest = [key for key in values if key not in keys.values()]
     label_key = next((key for key in LABEL_KEYS if key in rest), None)
-    unknown = [key for key in rest if key not in (label_key, CLASSES_KEY)]
+    unknown = [key for key in rest if key not in (label_key, CLASSES_KEY, slice_name)]
     if unknown:
         raise InputError(
             f"{source} has arrays that were not understood: {_listed(unknown)}; remove or rename "
