@@ -69,6 +69,7 @@ def terms(**given: Any) -> Terms:
         ({"threshold": float("nan")}, "threshold"),
         ({"loss": 0.0}, "0.002"),
         ({"confidence": 1.0}, "0.95"),
+        ({"defer": 1.0}, "0.1"),
     ],
 )
 def test_terms_that_cannot_be_meant_are_one_line(given: dict[str, Any], word: str) -> None:
@@ -116,6 +117,20 @@ def test_loss_of_found_thresholds_is_below_the_bound_as_often_as_stated() -> Non
         above += loss > 0.02
         assert found.confidence == pytest.approx(0.8)
     assert above <= 0.2 * rounds + 2 * np.sqrt(0.16 * rounds)
+
+
+@given(flags, flags, st.sampled_from([0.05, 0.3, 0.7]))
+def test_no_less_is_passed_on_than_asked(one: Array, two: Array, defer: float) -> None:
+    """Nor more than it takes: the plain threshold's share, or the next step above the least."""
+    confidence = np.linspace(0, 4, 80)
+    try:
+        plain = terms(loss=0.1).find(confidence, one, two).deferred_ratio
+    except PassError as error:
+        plain = 0.0 if "leave the second stage out" in str(error) else np.nan
+    if np.isnan(plain):
+        return
+    found = terms(loss=0.1, defer=defer).find(confidence, one, two)
+    assert max(plain, defer) <= found.deferred_ratio <= max(plain, defer) + 1 / 80 + 1e-9
 
 
 def test_more_items_defer_less() -> None:

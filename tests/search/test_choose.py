@@ -8,7 +8,7 @@ import pytest
 
 from joulewise.core.claim import Difference, Trial
 from joulewise.core.recipe import Recipe, RunSettings
-from joulewise.search.choose import Choice, best_lossless, best_runs, choose, with_reasons
+from joulewise.search.choose import Choice, best_lossless, best_runs, chance, choose, with_reasons
 from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 FOUND = measured(AS_FOUND, 2.0)
@@ -143,15 +143,25 @@ def test_the_cheapest_sure_one_comes_before_a_doubtful_one() -> None:
 
 
 def test_one_in_between_is_tested_between() -> None:
-    """Chances are about 0.25, 0.83, 0.88 and 1."""
+    """Chances are about 0.25, 0.81, 0.85 and 1."""
     doubtful = seen(measured(int8(kind="a"), 0.3), 60, 70)
-    likely = seen(measured(int8(kind="b"), 0.4), 60, 46)
-    dearer = seen(measured(int8(kind="c"), 0.45), 60, 44)
+    likely = seen(measured(int8(kind="b"), 0.4), 20, 20)
+    dearer = seen(measured(int8(kind="c"), 0.45), 18, 18)
     sure = seen(measured(int8(kind="d"), 0.6), 3, 4)
     trials = [FOUND, ANCHOR, sure, dearer, doubtful, likely]
     assert chosen(trials).candidates == (sure, likely, doubtful)
     assert chosen([FOUND, ANCHOR, sure, likely]).candidates == (sure, likely)
     assert chosen([FOUND, ANCHOR, likely, doubtful]).candidates == (likely, doubtful)
+
+
+def test_what_seems_better_than_the_original_is_taken_to_be_as_good() -> None:
+    """The best of many looks better than it is: 80 changed answers are doubtful either way."""
+    better, as_good, calm = (
+        seen(measured(int8(kind=kind), ratio), gained, lost)
+        for kind, ratio, gained, lost in [("a", 0.3, 70, 10), ("b", 0.3, 40, 40), ("c", 0.4, 0, 0)]
+    )
+    assert chance(better, 0.005, 0.95, 5000) == chance(as_good, 0.005, 0.95, 5000) < 0.8
+    assert chosen([FOUND, ANCHOR, better, calm]).candidates == (calm, better)
 
 
 def test_the_likeliest_comes_first_where_none_is_sure() -> None:

@@ -16,6 +16,7 @@ from joulewise.search.structure import (
     cascade_recipes,
     post_training,
     taught_steps,
+    try_cascades,
     try_structures,
 )
 from tests.trials import failed, int8, measured, rejected
@@ -166,3 +167,20 @@ def test_the_second_stage_is_the_original_in_int8_where_that_pays() -> None:
     second = found.steps[-1].parameters["second"]
     assert isinstance(second, str)
     assert parse_steps(second) == quantized
+
+
+def test_more_is_passed_on_until_a_cascade_is_sure() -> None:
+    """With 0.2 of the items deferred it may be sure; what costs too much ends."""
+    first, dear = (Recipe(steps=(Step(name=x), Step(name="cascade")), run=ORT) for x in ("a", "b"))
+
+    def share(trial: Trial) -> object:
+        return trial.recipe.steps[-1].parameters.get("defer")
+
+    def attempt(recipe: Recipe) -> Trial:
+        if recipe.steps[0].name == "b":
+            return replace(rejected(recipe, 1.3), reason="needs 1.30 x the joules")
+        trial = measured(recipe, 0.4)
+        return trial if share(trial) else rejected(recipe)
+
+    trials = try_cascades(attempt, [first, dear], lambda trial: share(trial) == 0.2)
+    assert [share(trial) for trial in trials] == [None, 0.1, 0.2, None]

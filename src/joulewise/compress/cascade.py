@@ -39,6 +39,8 @@ class Cascade:
         loss: largest loss of quality against the second stage alone, as a fraction: of accuracy
             where the items have labels, else of agreement.
         confidence: of that.
+        defer: smallest share of items to defer, in [0, 1), even where a smaller one keeps `loss`:
+            among few items that is easily so by luck.
     """
 
     second: str = ORIGINAL
@@ -46,6 +48,7 @@ class Cascade:
     signal: str = "margin"
     loss: float = 0.002
     confidence: float = 0.95
+    defer: float = 0.0
 
     def __post_init__(self) -> None:
         self._terms()
@@ -78,6 +81,7 @@ class Cascade:
             threshold=self.threshold,
             loss=self.loss,
             confidence=self.confidence,
+            defer=self.defer,
         )
 
     def _steps(self) -> tuple[Step, ...]:

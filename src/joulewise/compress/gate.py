@@ -129,6 +129,7 @@ class Terms:
         threshold: of the gate, None for the one that `find` finds.
         loss: largest loss of quality against the second stage alone, as a fraction.
         confidence: of that, in (0.5, 1).
+        defer: smallest share of items to pass on, in [0, 1), of those that `find` looks at.
 
     Raises:
         UsageError: a value cannot be meant.
@@ -138,6 +139,7 @@ class Terms:
     threshold: float | None
     loss: float
     confidence: float
+    defer: float = 0.0
 
     def __post_init__(self) -> None:
         Gate(signal=self.signal, threshold=self.threshold or 0.0, probabilities=False)
@@ -145,14 +147,17 @@ class Terms:
             raise UsageError(f"a loss of {self.loss:g} is none; use a fraction like 0.002")
         if not 0.5 < self.confidence < 1:
             raise UsageError(f"a confidence of {self.confidence:g} is none; use e.g. 0.95")
+        if not 0 <= self.defer < 1:
+            raise UsageError(f"a share of {self.defer:g} cannot be passed on; use e.g. 0.1")
 
     def find(self, confidence: Array, first: Flags, second: Flags) -> Found:
         """Return the threshold that was asked for, or the lowest that loses no more than `loss`.
 
         Thresholds are tested from the most cautious down, each with the exact paired test, until
-        one fails: a fixed sequence needs no correction for its length, so the same items may serve
-        all of it. Where they are too few to show `loss` even if none were lost, the confidence is
-        the highest that they can give, and no net loss among them is accepted.
+        one fails or the next would pass on less than `defer`: a fixed sequence needs no correction
+        for its length, so the same items may serve all of it. Where they are too few to show `loss`
+        even if none were lost, the confidence is the highest that they can give, and no net loss
+        among them is accepted.
 
         Args:
             confidence: of the first stage in each item, [n]; NaN for none at all.
@@ -176,6 +181,8 @@ class Terms:
         for threshold in _thresholds(confidence):
             found = _tally(threshold, confidence, first, second)
             if p_value(found.gained, found.lost) > error:
+                break
+            if best is not None and found.deferred_ratio < self.defer:
                 break
             best = replace(found, confidence=1.0 - error)
         points = f"{100 * self.loss:g} points on {items:,} items"

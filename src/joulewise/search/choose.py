@@ -9,14 +9,10 @@ from joulewise.core.claim import Ratio, Trial
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.statistics import chance_of_confirming, quotient
 
-__all__ = ["Choice", "best_lossless", "best_runs", "choose", "with_reasons"]
+__all__ = ["Choice", "best_lossless", "best_runs", "chance", "choose", "with_reasons"]
 
 CHANCES = (0.99, 0.95, 0.8)
-"""Chances of passing the final test: for each, the cheapest candidate that has it is tested.
-
-The best of many on a small search split looks better than it is, so even 95 % are not taken for
-certain: what is certain is tested first.
-"""
+"""Chances of passing the final test: for each, the cheapest candidate that has it is tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +49,29 @@ def best_runs(trials: Sequence[Trial]) -> dict[str, RunSettings]:
     return {runtime: trial.recipe.run for runtime, trial in found.items()}
 
 
+def chance(trial: Trial, margin: float, confidence: float, hold_out_items: int) -> float:
+    """Return how likely a changed model passes the final test, 1 where nothing is known.
+
+    What answers better than the original on the search items is taken to be as good: the best of
+    many that were tried on the same items looks better than it is.
+
+    Args:
+        trial: of the changed model.
+        margin: largest acceptable loss of quality, as a fraction.
+        confidence: of the final test.
+        hold_out_items: that it has.
+    """
+    found = trial.difference
+    if found is None:
+        return 1.0
+    changed = found.gained + found.lost
+    lost = max(found.lost, changed // 2)
+    return chance_of_confirming(
+        changed - lost, lost, found.items,
+        others=hold_out_items, margin=margin, confidence=confidence,
+    )  # fmt: skip
+
+
 def choose(
     trials: Sequence[Trial],
     *,
@@ -77,15 +96,6 @@ def choose(
     """
     as_found, baseline = trials[0], best_lossless(trials)
 
-    def chance(trial: Trial) -> float:
-        found = trial.difference
-        if found is None:
-            return 1.0
-        return chance_of_confirming(
-            found.gained, found.lost, found.items,
-            others=hold_out_items, margin=margin, confidence=confidence,
-        )  # fmt: skip
-
     changed = [trial for trial in _measured(trials) if not trial.recipe.lossless]
     promising = sorted((x for x in changed if _against(x, baseline).high < 1), key=_value)
     fits = largest_bytes is None or (baseline.size_bytes or 0) <= largest_bytes
@@ -93,7 +103,9 @@ def choose(
     return Choice(
         as_found=as_found,
         baseline=baseline,
-        candidates=_surest_first([(trial, chance(trial)) for trial in promising]),
+        candidates=_surest_first(
+            [(trial, chance(trial, margin, confidence, hold_out_items)) for trial in promising]
+        ),
         fallback=baseline if saves else None,
     )
 

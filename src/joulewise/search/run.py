@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from joulewise.compress.process import Tell
 from joulewise.core.claim import Trial
@@ -15,7 +16,7 @@ from joulewise.export.process import ProgramProcess
 from joulewise.meter.bill import Bill
 from joulewise.search.allowance import Allowance, BudgetEndedError
 from joulewise.search.bench import Bench
-from joulewise.search.choose import best_lossless, best_runs
+from joulewise.search.choose import best_lossless, best_runs, chance
 from joulewise.search.group_costs import group_costs
 from joulewise.search.session import Session
 from joulewise.search.space import changed_recipes, lossless_recipes
@@ -24,6 +25,7 @@ from joulewise.search.structure import (
     cascade_recipes,
     post_training,
     taught_steps,
+    try_cascades,
     try_structures,
 )
 from joulewise.search.study import Study
@@ -33,6 +35,9 @@ __all__ = ["Announce", "Searched", "search"]
 
 EXPORT_S = 5.0
 """What a step that trains may need when the training is over, s: a judgement."""
+
+SURE = 0.95
+"""Chance of passing the final test from which a cascade need not pass on more."""
 
 Announce = Callable[[int, int, Recipe, Trial | None], None]
 """Called with number, total, recipe and, once it is finished, the trial."""
@@ -150,8 +155,13 @@ def _try_smaller(
     ways = post_training(before, best)
     try_structures(one, ways, prune_for, distill)
     if session.judge.task.of_classes:  # only classes have scores that tell when to ask another
-        for recipe in cascade_recipes(attempt.trials[len(before) :], ways):
-            one(recipe)
+        recipes = cascade_recipes(attempt.trials[len(before) :], ways)
+        try_cascades(one, recipes, partial(_is_sure, session=session))
+
+
+def _is_sure(trial: Trial, session: Session) -> bool:
+    settings, items = session.settings, session.workload.hold_out.items
+    return chance(trial, settings.margin, settings.confidence, items) >= SURE
 
 
 def _kept_costs(session: Session, recipe: Recipe, prune: Step) -> str:

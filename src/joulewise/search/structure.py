@@ -5,7 +5,8 @@ that was best for the original. How much can be cut is found by halving: each wi
 quality is followed by a narrower one, each that does not by a wider one. Half of the residual
 blocks are left out first, where there are any: a shallow wide network has fewer operators to start
 than a deep narrow one, and learns more with the same joules. Last, the two cheapest
-models get the original, quantized, as a second stage for what they are unsure of.
+models get the original, quantized, as a second stage for what they are unsure of: as little as
+possible, then more until the final test is likely to be passed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "cascade_recipes",
     "post_training",
     "taught_steps",
+    "try_cascades",
     "try_structures",
 ]
 
@@ -54,6 +56,10 @@ OTHER_LANES = 8
 
 CASCADES = 2
 """How many of the cheapest models get a second stage."""
+
+DEFERRED = (None, 0.1, 0.2, 0.4)
+"""Smallest share of items that a cascade passes on, one after the other until it is sure enough to
+pass the final test; None for as few as the items that it was set on allow."""
 
 Try = Callable[[Recipe], Trial]
 """Tries one recipe and returns its trial."""
@@ -181,6 +187,34 @@ def cascade_recipes(
         if trial.recipe.run.runtime == "onnxruntime"
     ]
     return tuple(recipes[:CASCADES])
+
+
+def try_cascades(
+    attempt: Try, recipes: Sequence[Recipe], is_sure: Callable[[Trial], bool]
+) -> tuple[Trial, ...]:
+    """Try cascades, each with more and more items deferred until it is sure.
+
+    Args:
+        attempt: tries a recipe.
+        recipes: from `cascade_recipes`.
+        is_sure: whether a measured trial will hardly fail the final test.
+    """
+    trials: list[Trial] = []
+    for recipe in recipes:
+        *before, last = recipe.steps
+        for share in DEFERRED:
+            more = {} if share is None else {"defer": share}
+            cascade = replace(last, parameters={**last.parameters, **more})
+            trials.append(attempt(replace(recipe, steps=(*before, cascade))))
+            if not _may_gain_from_more(trials[-1], is_sure):
+                break
+    return tuple(trials)
+
+
+def _may_gain_from_more(trial: Trial, is_sure: Callable[[Trial], bool]) -> bool:
+    if trial.state == "measured":
+        return not is_sure(trial)
+    return trial.state == "rejected" and not _keeps_quality(trial)
 
 
 def _cannot_be_made(trial: Trial, steps: Sequence[Step]) -> bool:
