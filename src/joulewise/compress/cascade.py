@@ -12,6 +12,7 @@ from joulewise.compress.compose import inputs_of, self_contained
 from joulewise.compress.gate import Terms
 from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES, check_step
+from joulewise.compress.searched import searched
 from joulewise.compress.stages import Stages, items_to_judge, join, require_classes
 from joulewise.core.errors import PassError
 from joulewise.core.recipe import Step, parse_steps
@@ -45,10 +46,10 @@ class Cascade:
 
     second: str = ORIGINAL
     threshold: float | None = None
-    signal: str = "margin"
+    signal: str = searched("margin", "max_probability", "entropy")
     loss: float = 0.002
     confidence: float = 0.95
-    defer: float = 0.0
+    defer: float = searched(0.0, 0.1, 0.2, 0.4)
 
     def __post_init__(self) -> None:
         self._terms()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joulewise.compress.material import Material
+from joulewise.compress.searched import searched
 from joulewise.compress.static_int8 import prepare
 from joulewise.core.errors import PassError
 
@@ -26,8 +27,8 @@ class DynamicInt8:
         per_channel: one scale per output channel of a weight.
     """
 
-    reduce_range: bool = False
-    per_channel: bool = True
+    reduce_range: bool = searched(False, True)
+    per_channel: bool = searched(True, False)
 
     def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:  # noqa: ARG002
         """Write ``model.onnx``; raises PassError where there is no matrix product of weights."""

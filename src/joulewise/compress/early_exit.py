@@ -19,6 +19,7 @@ from joulewise.compress.compose import Nodes, self_contained
 from joulewise.compress.cut import Place, find_place, part_after, part_before
 from joulewise.compress.gate import Terms, are_probabilities
 from joulewise.compress.material import Material
+from joulewise.compress.searched import searched
 from joulewise.compress.stages import Stages, answers_to, items_to_judge, join, require_classes
 from joulewise.core.errors import PassError
 from joulewise.workload.store import Store
@@ -62,9 +63,9 @@ class EarlyExit:
         confidence: of that.
     """
 
-    after: str | float = 0.5
+    after: str | float = searched(0.5, 0.25, 0.75)
     threshold: float | None = None
-    signal: str = "margin"
+    signal: str = searched("margin", "max_probability", "entropy")
     loss: float = 0.002
     confidence: float = 0.95
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from joulewise.compress.batches import tensors_of
 from joulewise.compress.material import Material
+from joulewise.compress.searched import searched
 from joulewise.core.child import tell
 from joulewise.core.errors import PassError
 
@@ -49,7 +50,7 @@ class LowRank:
         align: ranks are rounded up to multiples of it, which kernels like.
     """
 
-    energy: float = 0.95
+    energy: float = searched(0.95, 0.9, 0.8)
     rank: int = 0
     inputs: bool = True
     align: int = 8

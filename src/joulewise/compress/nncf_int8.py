@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joulewise.compress.material import Material
+from joulewise.compress.searched import searched
 from joulewise.core.errors import PassError
 
 __all__ = ["NncfInt8"]
@@ -24,7 +25,7 @@ class NncfInt8:
         preset: "performance" (symmetric activations) or "mixed" (asymmetric where it helps).
     """
 
-    preset: str = "performance"
+    preset: str = searched("performance", "mixed")
 
     def apply(self, source: Path, material: Material, folder: Path) -> tuple[str, ...]:
         """Write ``model.xml`` and ``model.bin``; raises PassError where nothing was quantized."""

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from joulewise.compress.material import Material
 from joulewise.compress.ranges import channel_peaks
+from joulewise.compress.searched import searched
 from joulewise.compress.static_int8 import fixed_batch, prepare
 from joulewise.core.errors import PassError
 
@@ -49,7 +50,7 @@ class Smooth:
     Source: Xiao et al. 2023, equations 3 and 4 (arXiv:2211.10438).
     """
 
-    alpha: float = 0.8
+    alpha: float = searched(0.8, 0.5, 0.65)
 
     def __post_init__(self) -> None:
         """Raise PassError where a value is outside its range."""

@@ -24,6 +24,7 @@ import numpy as np
 from joulewise.compress.float_islands import Comparison, float_islands
 from joulewise.compress.material import Material
 from joulewise.compress.ranges import CALIBRATION_BATCH_ITEMS, MARK, Range, check_observer, observe
+from joulewise.compress.searched import searched
 from joulewise.core.errors import PassError
 from joulewise.workload.store import Store
 
@@ -71,11 +72,11 @@ class StaticInt8:
     transformers: Bondarenko et al. 2021, section 3 (arXiv:2109.12948).
     """
 
-    operators: str = "all"
-    reduce_range: bool = False
-    per_channel: bool = True
-    range: str = "minmax"
-    islands: int = 0
+    operators: str = searched("all", "compute", "transformer")
+    reduce_range: bool = searched(False, True)
+    per_channel: bool = searched(True, False)
+    range: str = searched("minmax", "mse", "p99.99")
+    islands: int = searched(0, 2, 5)
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joulewise.compress.material import Material
+from joulewise.compress.searched import searched
 from joulewise.compress.static_int8 import prepare
 from joulewise.core.errors import PassError
 
@@ -33,8 +34,8 @@ class WeightOnly:
         block: weights of an output channel that share a scale: 16, 32, 64, 128 or 256.
     """
 
-    bits: int = 8
-    block: int = 32
+    bits: int = searched(8, 4)
+    block: int = searched(32, 128)
 
     def __post_init__(self) -> None:
         """Raise PassError where there is no such kernel."""

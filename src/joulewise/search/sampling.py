@@ -1,0 +1,224 @@
+"""What to try next, when the recipes that are tried anyway are through.
+
+The space is conditional: first a way, that is passes one after the other and how the result is run;
+then, for each pass, values of the parameters that it declares as searched
+(`joulewise.compress.searched`). Ways come from the recipes that were tried: whatever a search found
+worth a try is varied, students that were taught among them, which are not taught again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from joulewise.compress.passes import PASSES
+from joulewise.compress.searched import values_of
+from joulewise.core.claim import Trial
+from joulewise.core.recipe import Recipe, Step
+from joulewise.search.structure import TEACHING
+
+__all__ = ["SAMPLERS", "Point", "Sampler", "points_of"]
+
+Value = str | int | float | bool
+Floats = npt.NDArray[np.float64]
+
+DOUBT = 0.3
+"""Spread of the effect of one value on the log of the joules before anything is known: a third more
+or less. A judgement."""
+
+ASKS = 50
+"""How often a sampler is asked for something that was not tried yet."""
+
+WORST = 4.0
+"""Margins that the loss of what failed is taken to be."""
+
+NOISE = 0.05
+"""Spread of a log-ratio around the sum of these effects. A judgement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A recipe as a point of the space.
+
+    Args:
+        way: the recipe without the parameters that are searched.
+        values: "pass.parameter" -> its value, defaults included.
+    """
+
+    way: Recipe
+    values: Mapping[str, Value]
+
+    @property
+    def name(self) -> tuple[str, tuple[tuple[str, Value], ...]]:
+        """What tells points apart, whether a recipe spells out a default or not."""
+        return self.way.key, tuple(sorted(self.values.items()))
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, without what is a default anyway."""
+        return replace(self.way, steps=tuple(map(self._filled, self.way.steps)))
+
+    def _filled(self, step: Step) -> Step:
+        given = {
+            key.partition(".")[2]: value
+            for key, value in self.values.items()
+            if key.partition(".")[0] == step.name
+        }
+        defaults = {name: known[0] for name, known in values_of(PASSES.load(step.name)).items()}
+        more = {name: value for name, value in given.items() if value != defaults[name]}
+        return replace(step, parameters={**step.parameters, **more})
+
+
+def point_of(recipe: Recipe) -> Point:
+    """Return the point of a recipe; up to the last step that teaches it stays as it is."""
+    taught = max((n + 1 for n, s in enumerate(recipe.steps) if s.name in TEACHING), default=0)
+    steps, values = list(recipe.steps[:taught]), {}
+    for step in recipe.steps[taught:]:
+        known = values_of(PASSES.load(step.name))
+        values |= {
+            f"{step.name}.{name}": step.parameters.get(name, choices[0])
+            for name, choices in known.items()
+        }
+        rest = {name: value for name, value in step.parameters.items() if name not in known}
+        steps.append(replace(step, parameters=rest))
+    return Point(way=replace(recipe, steps=tuple(steps)), values=values)
+
+
+def points_of(recipes: Sequence[Recipe]) -> tuple[Point, ...]:
+    """Return all points of the ways of `recipes`, these themselves included."""
+    ways = {point.way.key: point for point in map(point_of, recipes)}
+    return tuple(found for point in ways.values() for found in _varied(point))
+
+
+def _varied(point: Point) -> Iterator[Point]:
+    choices = [_choices(name) for name in point.values]
+    for values in product(*choices):
+        yield replace(point, values=dict(zip(point.values, values, strict=True)))
+
+
+def _choices(name: str) -> tuple[Value, ...]:
+    step, _, parameter = name.partition(".")
+    return values_of(PASSES.load(step))[parameter]
+
+
+Tried = Sequence[tuple[Point, Trial]]
+Sampler = Callable[[Sequence[Point], Tried, float, int], Point]
+"""Picks one of some untried points: from trials with their points, the margin, and a seed."""
+
+
+def by_chance(untried: Sequence[Point], tried: Tried, margin: float, seed: int) -> Point:  # noqa: ARG001
+    """Return any: the sampler that others must beat."""
+    return untried[int(np.random.default_rng(seed).integers(len(untried)))]
+
+
+def by_parzen(untried: Sequence[Point], tried: Tried, margin: float, seed: int) -> Point:
+    """Return what Optuna's tree-structured Parzen estimator asks for.
+
+    Source: Bergstra et al. 2011, "Algorithms for hyper-parameter optimization", section 4.
+    """
+    import optuna
+
+    def settled(point: Point, trial: Trial) -> optuna.trial.FrozenTrial:
+        kept = trial.state == "measured" and trial.ratio is not None
+        params = _params(point)
+        return optuna.trial.create_trial(
+            params=params,
+            distributions={name: space[name] for name in params},
+            value=math.log(trial.ratio.value) if kept and trial.ratio else None,
+            state=optuna.trial.TrialState.COMPLETE if kept else optuna.trial.TrialState.PRUNED,
+        )
+
+    every = [*untried, *(point for point, _ in tried)]
+    names = {name for point in every for name in _params(point)}
+    space = {
+        name: optuna.distributions.CategoricalDistribution(
+            sorted({_params(point)[name] for point in every if name in _params(point)}, key=str)
+        )
+        for name in sorted(names)
+    }
+    sampler = optuna.samplers.TPESampler(
+        seed=seed, multivariate=True, group=True, n_startup_trials=0
+    )
+    study = optuna.create_study(sampler=sampler)
+    study.add_trials([settled(point, trial) for point, trial in tried])
+    left = {tuple(sorted(_params(point).items(), key=str)): point for point in untried}
+    for _ in range(ASKS):
+        asked = study.ask()
+        way = asked.suggest_categorical("way", space["way"].choices)
+        names = next(_params(point) for point in every if point.way.key == way)
+        found = {name: asked.suggest_categorical(name, space[name].choices) for name in names}
+        point = left.get(tuple(sorted(found.items(), key=str)))
+        if point is not None:
+            return point
+    return by_chance(untried, tried, margin, seed)
+
+
+def _params(point: Point) -> dict[str, Value]:
+    return {"way": point.way.key, **point.values}
+
+
+def by_model(untried: Sequence[Point], tried: Tried, margin: float, seed: int) -> Point:  # noqa: ARG001
+    """Return the point whose expected saving is largest.
+
+    A surrogate: the log of the joules and the loss of quality are each taken to be a sum of effects
+    of the way and of each value, known up to a normal error (Bayesian linear regression). What is
+    maximised is the expected improvement on the cheapest that keeps the quality, times the chance
+    to keep it.
+
+    Source: Jones, Schonlau and Welch 1998, "Efficient global optimization of expensive black-box
+    functions", eq. (15); with a constraint, Gardner et al. 2014, ICML, eq. (4).
+    """
+    features = _features([*(point for point, _ in tried), *untried])
+    seen, unseen = features[: len(tried)], features[len(tried) :]
+    measured = [n for n, (_, trial) in enumerate(tried) if trial.ratio is not None]
+    logs = np.array([math.log(tried[n][1].ratio.value) for n in measured])  # type: ignore[union-attr]
+    best = min(
+        (log for n, log in zip(measured, logs, strict=True) if tried[n][1].state == "measured"),
+        default=0.0,
+    )
+    mean, spread = _predicted(seen[measured], logs, unseen, DOUBT, NOISE)
+    losses = np.array([_loss(trial, margin) for _, trial in tried])
+    loss, doubt = _predicted(seen, losses, unseen, margin, margin / 4)
+    z = (best - mean) / spread
+    gain = spread * (z * stats.norm.cdf(z) + stats.norm.pdf(z))
+    return untried[int(np.argmax(gain * stats.norm.cdf((margin - loss) / doubt)))]
+
+
+def _loss(trial: Trial, margin: float) -> float:
+    """Return the loss of quality, between none and a few margins; failures lose as much."""
+    if trial.difference is None:
+        return 0.0 if trial.state == "measured" else WORST * margin
+    found = min(max(-trial.difference.value, 0.0), WORST * margin)
+    return max(found, margin) if trial.state == "rejected" else found
+
+
+def _features(points: Sequence[Point]) -> Floats:
+    """Return one column per way and per value, 1 where a point has it, and one that is always 1."""
+    names = sorted({(k, str(v)) for point in points for k, v in _params(point).items()})
+    rows = [{(k, str(v)) for k, v in _params(point).items()} for point in points]
+    return np.array([[1.0, *(float(name in row) for name in names)] for row in rows])
+
+
+def _predicted(
+    known: Floats, values: Floats, asked: Floats, prior: float, noise: float
+) -> tuple[Floats, Floats]:
+    """Return mean and standard deviation of what a linear model with a normal prior predicts.
+
+    Source: Bishop 2006, "Pattern recognition and machine learning", eqs. (3.53) to (3.59).
+    """
+    centre = float(np.mean(values)) if len(values) else 0.0
+    precision = np.eye(known.shape[1]) / prior**2 + known.T @ known / noise**2
+    covariance = np.linalg.inv(precision)
+    weights = covariance @ known.T @ (values - centre) / noise**2
+    variance = noise**2 + np.einsum("ij,jk,ik->i", asked, covariance, asked)
+    return centre + asked @ weights, np.sqrt(variance)
+
+
+SAMPLERS: Mapping[str, Sampler] = {"random": by_chance, "tpe": by_parzen, "model": by_model}
+"""Name -> sampler."""
