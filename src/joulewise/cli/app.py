@@ -104,6 +104,9 @@ MinQuality = Annotated[
     float | None,
     typer.Option("--min-quality", help="Least quality, percent, beside the margin."),
 ]
+Proposals = Annotated[
+    int, typer.Option("--proposals", help="How many more recipes a sampler may propose.")
+]
 MaxMinutes = Annotated[
     float | None,
     typer.Option("--max-minutes", help="End by then, with the best that was found."),
@@ -181,6 +184,7 @@ def optimize(
     max_size: MaxSize = None,
     min_quality: MinQuality = None,
     expected_inferences: Expected = None,
+    proposals: Proposals = 8,
     max_minutes: MaxMinutes = None,
     max_joules: MaxJoules = None,
     meter: Meter = None,
@@ -223,6 +227,7 @@ def optimize(
         tolerance=tolerance,
         slice_name=slice_,
         slice_margin=slice_margin / 100,
+        proposals=proposals,
     )
     budget = Budget(max_s=None if max_minutes is None else 60 * max_minutes, max_j=max_joules)
     run_optimize(

@@ -37,6 +37,7 @@ class Settings:
         slice_name: array beside the items that says which slice each belongs to; None takes the
             classes.
         slice_margin: loss of quality that no slice may certainly exceed, as a fraction.
+        proposals: how many more recipes are tried that a sampler proposes.
 
     Raises:
         UsageError: a value cannot be meant.
@@ -54,6 +55,7 @@ class Settings:
     tolerance: float | None = None
     slice_name: str | None = None
     slice_margin: float = 0.05
+    proposals: int = 8
 
     def __post_init__(self) -> None:
         if not 0 < self.slice_margin < 1:
@@ -67,8 +69,7 @@ class Settings:
                 f"a confidence of {100 * self.confidence:g} % is not between 50 and 99.9; "
                 "use e.g. 95"
             )
-        if self.epochs < 1:
-            raise UsageError(f"{self.epochs} epochs teach nothing; use 1 or more")
+        self._check_counts()
         if self.augment not in AUGMENTATIONS:
             raise UsageError(
                 f"there is no augmentation {self.augment!r}; choose {', '.join(AUGMENTATIONS)}"
@@ -87,6 +88,12 @@ class Settings:
             )
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} is negative; use 0 or more")
+
+    def _check_counts(self) -> None:
+        if self.epochs < 1:
+            raise UsageError(f"{self.epochs} epochs teach nothing; use 1 or more")
+        if self.proposals < 0:
+            raise UsageError(f"{self.proposals} proposals cannot be tried; use 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

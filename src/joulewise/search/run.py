@@ -18,6 +18,7 @@ from joulewise.search.allowance import Allowance, BudgetEndedError
 from joulewise.search.bench import Bench
 from joulewise.search.choose import best_lossless, best_runs, chance
 from joulewise.search.group_costs import group_costs
+from joulewise.search.sampling import SAMPLERS, point_of, points_of
 from joulewise.search.session import Session
 from joulewise.search.space import changed_recipes, lossless_recipes
 from joulewise.search.structure import (
@@ -38,6 +39,10 @@ EXPORT_S = 5.0
 
 SURE = 0.95
 """Chance of passing the final test from which a cascade need not pass on more."""
+
+PROPOSE = SAMPLERS["model"]
+"""The sampler that found the cheapest in fewest tries on the recorded spaces
+(`benchmarks/spaces.py`)."""
 
 Announce = Callable[[int, int, Recipe, Trial | None], None]
 """Called with number, total, recipe and, once it is finished, the trial."""
@@ -135,6 +140,7 @@ def _try_everything(attempt: _Attempt) -> None:
     attempt.all(changed, best_ratio)
     if workload.train is not None:
         _try_smaller(attempt, best, best_ratio)
+    _try_proposals(attempt, best_ratio)
 
 
 def _try_smaller(
@@ -161,6 +167,24 @@ def _try_smaller(
     if session.judge.task.of_classes:  # only classes have scores that tell when to ask another
         recipes = cascade_recipes(attempt.trials[len(before) :], ways)
         try_cascades(one, recipes, partial(_is_sure, session=session))
+
+
+def _try_proposals(attempt: _Attempt, best_ratio: float | None) -> None:
+    """Try what the sampler proposes, with other values for the parameters of what was tried."""
+    settings = attempt.bench.session.settings
+    for number in range(settings.proposals):
+        tried = [
+            (point_of(trial.recipe), trial)
+            for trial in attempt.trials
+            if not trial.recipe.lossless and trial.state != "failed"
+        ]
+        known = {point_of(trial.recipe).name for trial in attempt.trials}
+        varied = points_of([trial.recipe for _, trial in tried])
+        untried = [point for point in varied if point.name not in known]
+        if not untried:
+            return
+        point = PROPOSE(untried, tried, settings.margin, settings.seed + number)
+        attempt.all([point.recipe], best_ratio)
 
 
 def _is_sure(trial: Trial, session: Session) -> bool:

@@ -21,9 +21,9 @@ from joulewise.compress.passes import PASSES
 from joulewise.compress.searched import values_of
 from joulewise.core.claim import Trial
 from joulewise.core.recipe import Recipe, Step
-from joulewise.search.structure import TEACHING
+from joulewise.search.structure import TEACHING, keeps_quality
 
-__all__ = ["SAMPLERS", "Point", "Sampler", "points_of"]
+__all__ = ["SAMPLERS", "Point", "Sampler", "point_of", "points_of"]
 
 Value = str | int | float | bool
 Floats = npt.NDArray[np.float64]
@@ -62,7 +62,9 @@ class Point:
     @property
     def recipe(self) -> Recipe:
         """The recipe, without what is a default anyway."""
-        return replace(self.way, steps=tuple(map(self._filled, self.way.steps)))
+        taught = _taught(self.way)
+        filled = map(self._filled, self.way.steps[taught:])
+        return replace(self.way, steps=(*self.way.steps[:taught], *filled))
 
     def _filled(self, step: Step) -> Step:
         given = {
@@ -77,8 +79,9 @@ class Point:
 
 def point_of(recipe: Recipe) -> Point:
     """Return the point of a recipe; up to the last step that teaches it stays as it is."""
-    taught = max((n + 1 for n, s in enumerate(recipe.steps) if s.name in TEACHING), default=0)
-    steps, values = list(recipe.steps[:taught]), {}
+    taught = _taught(recipe)
+    steps: list[Step] = list(recipe.steps[:taught])
+    values: dict[str, Value] = {}
     for step in recipe.steps[taught:]:
         known = values_of(PASSES.load(step.name))
         values |= {
@@ -88,6 +91,12 @@ def point_of(recipe: Recipe) -> Point:
         rest = {name: value for name, value in step.parameters.items() if name not in known}
         steps.append(replace(step, parameters=rest))
     return Point(way=replace(recipe, steps=tuple(steps)), values=values)
+
+
+def _taught(recipe: Recipe) -> int:
+    """Return how many steps there are up to the last one that teaches."""
+    numbers = (number for number, step in enumerate(recipe.steps, 1) if step.name in TEACHING)
+    return max(numbers, default=0)
 
 
 def points_of(recipes: Sequence[Recipe]) -> tuple[Point, ...]:
@@ -142,9 +151,7 @@ def by_parzen(untried: Sequence[Point], tried: Tried, margin: float, seed: int) 
         )
         for name in sorted(names)
     }
-    sampler = optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, n_startup_trials=0
-    )
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
     study = optuna.create_study(sampler=sampler)
     study.add_trials([settled(point, trial) for point, trial in tried])
     left = {tuple(sorted(_params(point).items(), key=str)): point for point in untried}
@@ -195,7 +202,7 @@ def _loss(trial: Trial, margin: float) -> float:
     if trial.difference is None:
         return 0.0 if trial.state == "measured" else WORST * margin
     found = min(max(-trial.difference.value, 0.0), WORST * margin)
-    return max(found, margin) if trial.state == "rejected" else found
+    return found if keeps_quality(trial) else max(found, margin)
 
 
 def _features(points: Sequence[Point]) -> Floats:

@@ -26,6 +26,7 @@ __all__ = [
     "WIDTHS",
     "Try",
     "cascade_recipes",
+    "keeps_quality",
     "post_training",
     "taught_steps",
     "try_cascades",
@@ -134,7 +135,7 @@ def try_structures(
     for body in BODIES:
         fresh = _try_widths(attempt, ways, (*body, prune_for(body), distill))
         trials += fresh
-        if any(map(_keeps_quality, fresh)):
+        if any(map(keeps_quality, fresh)):
             break
     return tuple(trials)
 
@@ -159,7 +160,7 @@ def _try_widths(
         trials += fresh
         if all(trial.state == "failed" for trial in fresh):
             break
-        if any(_keeps_quality(trial) for trial in fresh):
+        if any(keeps_quality(trial) for trial in fresh):
             low = middle + 1
         else:
             high = middle
@@ -214,7 +215,7 @@ def try_cascades(
 def _may_gain_from_more(trial: Trial, is_sure: Callable[[Trial], bool]) -> bool:
     if trial.state == "measured":
         return not is_sure(trial)
-    return trial.state == "rejected" and not _keeps_quality(trial)
+    return trial.state == "rejected" and not keeps_quality(trial)
 
 
 def _cannot_be_made(trial: Trial, steps: Sequence[Step]) -> bool:
@@ -223,7 +224,7 @@ def _cannot_be_made(trial: Trial, steps: Sequence[Step]) -> bool:
     return trial.state == "failed" and any(reason.startswith(f"{step} failed") for step in steps)
 
 
-def _keeps_quality(trial: Trial) -> bool:
+def keeps_quality(trial: Trial) -> bool:
     """Return whether a trial was not rejected for its quality: its joules may still be too many."""
     return trial.state == "measured" or (
         trial.state == "rejected" and "quality" not in (trial.reason or "")
