@@ -110,9 +110,7 @@ def test_the_model_finds_what_chance_does_not() -> None:
         ratios = (outcome(point).ratio for point in searched(name, points, 10, seed))
         return min(ratio.value for ratio in ratios if ratio is not None)
 
-    found = {
-        name: np.mean([best(name, seed) for seed in range(6)]) for name in ("model", "random")
-    }
+    found = {name: np.mean([best(name, seed) for seed in range(6)]) for name in ("model", "random")}
     lowest = min(x.value for x in (outcome(point).ratio for point in points) if x is not None)
     assert found["model"] == pytest.approx(lowest, rel=0.01)
     assert found["model"] < found["random"]

@@ -142,6 +142,20 @@ def test_what_was_best_for_the_original_follows_and_plain_float_too() -> None:
     )
 
 
+def test_what_the_original_could_not_bear_a_model_that_is_taught_may() -> None:
+    def lost(kind: str, value: float, ratio: float | None = None) -> Trial:
+        return replace(
+            rejected(int8(kind=kind), ratio), difference=replace(DIFFERENCE, value=value)
+        )
+
+    dear = replace(lost("dear", -0.001, 1.4), reason="needs 1.40 x the joules")
+    trials = [
+        measured(Recipe(run=ORT), 1.0), dear, lost("a", -0.03, 0.2), lost("b", -0.006, 0.3),
+        lost("c", -0.006, 0.25), lost("d", -0.006), failed(int8(kind="e")),
+    ]  # fmt: skip
+    assert post_training(trials, {"onnxruntime": ORT}) == ((trials[4].recipe.steps, ORT), ((), ORT))
+
+
 def test_the_smallest_models_get_a_second_stage() -> None:
     def known(name: str, size_bytes: int, run: RunSettings = ORT) -> Trial:
         recipe = Recipe(steps=(Step(name=name),), run=run)

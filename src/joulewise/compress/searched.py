@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, fields
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 __all__ = ["searched", "values_of"]
 
@@ -21,7 +21,7 @@ VALUES = "searched"
 
 def searched(default: T, *others: T) -> T:
     """Return a dataclass field with a default, and with other values that a search may try."""
-    return cast("T", field(default=default, metadata={VALUES: (default, *others)}))
+    return field(default=default, metadata={VALUES: (default, *others)})
 
 
 def values_of(kind: type[Any]) -> Mapping[str, tuple[str | int | float | bool, ...]]:

@@ -158,8 +158,8 @@ def by_parzen(untried: Sequence[Point], tried: Tried, margin: float, seed: int) 
     for _ in range(ASKS):
         asked = study.ask()
         way = asked.suggest_categorical("way", space["way"].choices)
-        names = next(_params(point) for point in every if point.way.key == way)
-        found = {name: asked.suggest_categorical(name, space[name].choices) for name in names}
+        wanted = next(_params(point) for point in every if point.way.key == way)
+        found = {name: asked.suggest_categorical(name, space[name].choices) for name in wanted}
         point = left.get(tuple(sorted(found.items(), key=str)))
         if point is not None:
             return point

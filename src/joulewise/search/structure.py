@@ -11,6 +11,7 @@ possible, then more until the final test is likely to be passed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -76,23 +77,36 @@ def post_training(
         best: runtime -> its cheapest lossless settings.
 
     Returns:
-        For each runtime its cheapest trial's steps and settings; and the same without steps, as a
-        model that was made small may not gain from them any more.
+        For each runtime its cheapest trial's steps and settings, or where none keeps the quality
+        those of the one that loses least: a model that is taught may bear what the original did
+        not. And the same without steps, as a small model may not gain from them any more.
     """
     found: list[tuple[tuple[Step, ...], RunSettings]] = []
     for runtime, run in best.items():
-        measured = [
+        changed = [
             trial
             for trial in trials
-            if trial.state == "measured"
-            and trial.ratio is not None
-            and trial.recipe.run.runtime == runtime
-            and not trial.recipe.lossless
+            if trial.recipe.run.runtime == runtime and not trial.recipe.lossless
         ]
-        cheapest = min(measured, key=lambda t: t.ratio.value if t.ratio else 0.0, default=None)
-        ways = [] if cheapest is None else [(cheapest.recipe.steps, cheapest.recipe.run)]
+        way = _cheapest(changed) or _least_harmful(changed)
+        ways = [] if way is None else [(way.recipe.steps, way.recipe.run)]
         found += [way for way in [*ways, ((), run)] if way not in found]
     return tuple(found)
+
+
+def _cheapest(trials: Sequence[Trial]) -> Trial | None:
+    measured = [(t.ratio.value, t) for t in trials if t.state == "measured" and t.ratio]
+    return min(measured, key=lambda pair: pair[0])[1] if measured else None
+
+
+def _least_harmful(trials: Sequence[Trial]) -> Trial | None:
+    """Return the trial rejected for its quality that loses least of it, and then of the joules."""
+    known = [
+        (-trial.difference.value, math.inf if trial.ratio is None else trial.ratio.value, number)
+        for number, trial in enumerate(trials)
+        if trial.difference is not None and trial.state == "rejected" and not keeps_quality(trial)
+    ]
+    return trials[min(known)[2]] if known else None
 
 
 def taught_steps(settings: Settings, host: Host, operators: Collection[str]) -> tuple[Step, Step]:
