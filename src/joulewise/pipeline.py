@@ -13,7 +13,7 @@ from joulewise import bundle as bundles
 from joulewise.compress.passes import PASSES
 from joulewise.core.claim import Check, Claim, Trial
 from joulewise.core.energy import Measurement
-from joulewise.core.errors import InputError, MissingExtraError
+from joulewise.core.errors import InputError, MissingExtraError, UsageError
 from joulewise.core.host import Host, read_host
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.records import Bundle
@@ -342,6 +342,7 @@ def judge_of_original(
         asked=settings.task,
         tolerance=settings.tolerance,
         pooled=pooled,
+        metric=settings.metric,
     )
     return judge_of(
         workload.search, outputs, task, classes=workload.classes,
@@ -351,7 +352,17 @@ def judge_of_original(
 
 
 def check_quality(judge: Judge, usage: Usage) -> None:
-    """Raise InputError where the original itself is not as good as what was asked for."""
+    """Raise where the original itself is not as good as what was asked for.
+
+    Raises:
+        InputError: it is not.
+        UsageError: the metric has no exact bound of its own to ask for.
+    """
+    if usage.quality is not None and judge.task.of_all:
+        raise UsageError(
+            f"--min-quality counts items that are right, but {judge.task.metric} is of all answers "
+            "together; leave it out"
+        )
     found = judge.quality_of_original.value
     if usage.quality is not None and found < usage.quality:
         raise InputError(

@@ -53,6 +53,14 @@ Kind = Annotated[
         help="What the first output is: classes, values, vectors (embeddings); auto finds out.",
     ),
 ]
+Measure = Annotated[
+    str,
+    typer.Option(
+        "--metric",
+        help="Of all answers together: macro_f1, correlation, perplexity, average_precision. "
+        "auto: right or wrong per item.",
+    ),
+]
 Tolerance = Annotated[
     float | None,
     typer.Option(
@@ -173,6 +181,7 @@ def optimize(
     epochs: Epochs = 5,
     augment: Augment = "none",
     task: Kind = "auto",
+    metric: Measure = "auto",
     tolerance: Tolerance = None,
     batch: Batch = 1,
     margin: Margin = 0.5,
@@ -228,6 +237,7 @@ def optimize(
         slice_name=slice_,
         slice_margin=slice_margin / 100,
         proposals=proposals,
+        metric=metric,
     )
     budget = Budget(max_s=None if max_minutes is None else 60 * max_minutes, max_j=max_joules)
     run_optimize(
@@ -252,6 +262,7 @@ def compress(
     train: Train = None,
     weights: Weights = None,
     task: Kind = "auto",
+    metric: Measure = "auto",
     tolerance: Tolerance = None,
     batch: Batch = 1,
     margin: Margin = 0.5,
@@ -270,7 +281,7 @@ def compress(
 
     settings = Settings(
         margin=margin / 100, confidence=confidence / 100, meter=meter, seed=seed, task=task,
-        tolerance=tolerance, slice_name=slice_, slice_margin=slice_margin / 100,
+        tolerance=tolerance, slice_name=slice_, slice_margin=slice_margin / 100, metric=metric,
     )  # fmt: skip
     run_compress(
         model, recipe, data, output, Usage(batch_items=batch), settings, train=train,

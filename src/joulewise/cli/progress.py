@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from joulewise.core.claim import Trial
+from joulewise.core.claim import Quality, Trial
 from joulewise.core.errors import SensorError
 from joulewise.core.recipe import Recipe
 from joulewise.meter.table import open_meter
@@ -115,8 +115,12 @@ class Terminal:
 
 def _result(trial: Trial) -> str:
     ratio = text.MISSING if trial.ratio is None else f"{trial.ratio.value:.2f} x"
-    quality = text.MISSING if trial.quality is None else text.percent(trial.quality.value)
+    quality = text.MISSING if trial.quality is None else _quality(trial.quality)
     return f"{ratio:>7}  {quality:>8}"
+
+
+def _quality(found: Quality) -> str:
+    return text.quality(found.value, found.metric)
 
 
 def _reason(trial: Trial) -> str:

@@ -44,7 +44,8 @@ class Quality:
 
     Args:
         metric: what counts as right; see `joulewise.workload.task.Task`.
-        value: fraction of items answered right, in [0, 1].
+        value: fraction of items answered right, in [0, 1], or the metric itself where it is of all
+            items together; of "perplexity" its inverse, so that more is better.
         items: number of items.
         split_digest: digest of the split.
         tolerance: largest distance to a label that counts as right, in the labels' unit; None
@@ -84,18 +85,29 @@ class SliceLoss:
 class Difference:
     """Quality of a candidate minus quality of a baseline on the same items.
 
+    Where the metric is of all items together (`joulewise.workload.task.Task.of_all`), no item is
+    gained or lost, and the bounds are from a bootstrap.
+
     Args:
-        value: the difference, as a fraction (0.005 is half a percentage point).
+        value: the difference, as a fraction (0.005 is half a percentage point); of "perplexity"
+            the logarithm of the original's over the candidate's.
         lower: one-sided lower confidence bound of it.
         upper: one-sided upper confidence bound of it.
         confidence: confidence of each bound, in (0, 1).
         items: number of items.
-        gained: items that only the candidate answers right.
-        lost: items that only the baseline answers right.
+        gained: items that only the candidate answers right; None where the metric is of all items
+            together.
+        lost: items that only the baseline answers right; None likewise.
         changed: items whose answer differs, right or wrong.
         worst_slice: name of the slice in which the candidate loses most, None without slices.
         worst_slice_value: the difference there.
         harmed: slices that certainly lose more than the margin for slices.
+        error: standard error of the difference, at least that of one item that was not seen; None
+            where it follows from `gained` and `lost`.
+        divergence_nats: mean Kullback-Leibler divergence from the original to the candidate; None
+            where the outputs are no distributions.
+        agreement_ratio: fraction of items, or of tokens, with the original's most likely class or
+            token; None where there are none. Both are for information: no check asks for them.
     """
 
     value: float
@@ -103,12 +115,20 @@ class Difference:
     upper: float
     confidence: float
     items: int
-    gained: int
-    lost: int
+    gained: int | None
+    lost: int | None
     changed: int
     worst_slice: str | None = None
     worst_slice_value: float | None = None
     harmed: tuple[SliceLoss, ...] = ()
+    error: float | None = None
+    divergence_nats: float | None = None
+    agreement_ratio: float | None = None
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """Items gained and lost; None where the metric is of all items together."""
+        return None if self.gained is None or self.lost is None else (self.gained, self.lost)
 
 
 @dataclass(frozen=True, kw_only=True)

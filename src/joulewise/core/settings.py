@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from joulewise.core.errors import UsageError
 
-__all__ = ["AUGMENTATIONS", "TASKS", "Budget", "Settings", "Usage"]
+__all__ = ["AUGMENTATIONS", "METRICS", "TASKS", "Budget", "Settings", "Usage"]
 
 AUGMENTATIONS = ("none", "flip", "shift", "flip_shift", "mixup")
 """Ways to change items at random while a model trains (`joulewise.learn.augment`)."""
 
 TASKS = ("auto", "classes", "values", "vectors")
 """What a model's first output is; "auto" finds out (`joulewise.workload.task.choose_task`)."""
+
+METRICS: Mapping[str, str] = {
+    "auto": "auto",
+    "macro_f1": "classes",
+    "correlation": "values",
+    "perplexity": "tokens",
+    "average_precision": "several classes",
+}
+"""Metrics of all answers together, and what they need the first output to be.
+
+With "auto" every item is right or wrong. "tokens" and "several classes" are of these metrics only:
+a score per token at each place, and a score per class where an item may be of several.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +52,7 @@ class Settings:
             classes.
         slice_margin: loss of quality that no slice may certainly exceed, as a fraction.
         proposals: how many more recipes are tried that a sampler proposes.
+        metric: one of METRICS.
 
     Raises:
         UsageError: a value cannot be meant.
@@ -56,8 +71,15 @@ class Settings:
     slice_name: str | None = None
     slice_margin: float = 0.05
     proposals: int = 8
+    metric: str = "auto"
+
+    @property
+    def kind(self) -> str:
+        """What the first output is: as the metric needs it, or as the task says."""
+        return self.task if self.metric == "auto" else METRICS[self.metric]
 
     def __post_init__(self) -> None:
+        self._check_metric()
         if not 0 < self.slice_margin < 1:
             raise UsageError(
                 f"a margin for slices of {100 * self.slice_margin:g} points is none; use e.g. 5"
@@ -94,6 +116,27 @@ class Settings:
             raise UsageError(f"{self.epochs} epochs teach nothing; use 1 or more")
         if self.proposals < 0:
             raise UsageError(f"{self.proposals} proposals cannot be tried; use 0 or more")
+
+    def _check_metric(self) -> None:
+        """Raise UsageError unless the metric exists and goes with what else was asked for."""
+        if self.metric not in METRICS:
+            raise UsageError(f"there is no metric {self.metric!r}; choose {', '.join(METRICS)}")
+        if self.metric == "auto":
+            return
+        if self.task not in ("auto", self.kind):
+            raise UsageError(
+                f"the metric {self.metric} is of {self.kind}, not of {self.task}; leave --task out"
+            )
+        if self.tolerance is not None:
+            raise UsageError(
+                f"a tolerance says which answers are right, but {self.metric} is of all answers "
+                "together; leave one of the two out"
+            )
+        if self.slice_name is not None and self.kind != "classes":
+            raise UsageError(
+                f"slices count items that are right, but {self.metric} is of all answers together; "
+                "leave --slice out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

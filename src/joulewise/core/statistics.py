@@ -18,6 +18,7 @@ from joulewise.core.claim import Ratio
 from joulewise.core.energy import Block, Grade
 
 __all__ = [
+    "chance_by_error",
     "chance_of_confirming",
     "fewest_items",
     "is_inferior",
@@ -289,9 +290,30 @@ def chance_of_confirming(
     difference = (gained - lost) / items
     least = 1.0 / (items + 1)  # reached from above where every item changed the same way
     variance = max(least, (gained + lost + 1) * least - difference * difference)
-    known, unknown = math.sqrt(variance / items), math.sqrt(variance / others)
+    error = math.sqrt(variance / items)
+    return chance_by_error(
+        difference, error, items, others=others, margin=margin, confidence=confidence
+    )
+
+
+def chance_by_error(
+    difference: float, error: float, items: int, *, others: int, margin: float, confidence: float
+) -> float:
+    """Return how likely a test on other items certifies `margin`, after a difference was found.
+
+    Args:
+        difference: that was found.
+        error: its standard error, > 0.
+        items: that it was looked at with, > 0.
+        others: that the test will have, > 0.
+        margin: largest acceptable loss, in (0, 1).
+        confidence: of the test, in (0.5, 1).
+
+    Source: as for `chance_of_confirming`.
+    """
+    unknown = error * math.sqrt(items / others)
     room = difference + margin - float(stats.norm.ppf(confidence)) * unknown
-    return float(stats.norm.cdf(room / math.hypot(known, unknown)))
+    return float(stats.norm.cdf(room / math.hypot(error, unknown)))
 
 
 def paired_ratio(

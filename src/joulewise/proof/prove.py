@@ -141,7 +141,7 @@ def checks_of(
             f"{100 * difference.lower:+.2f}, must lie above {-100 * contest.margin:g}",
         ),
     ]
-    if contest.slice_margin is not None:
+    if contest.slice_margin is not None and contest.task.per_item:
         checks.append(_slices(difference, contest.slice_margin))
     limit_s, p95_s = contest.usage.latency_p95_s, measurement.latency_p95_s
     if limit_s is not None:
@@ -200,8 +200,13 @@ def slice_words(loss: SliceLoss) -> str:
 
 
 def _non_inferior(difference: Difference, margin: float) -> bool:
-    """Return whether bound and exact test at the margin both say so; they may differ by 1e-4."""
-    p = noninferiority_p_value(difference.gained, difference.lost, difference.items, margin)
+    """Return whether bound and exact test at the margin both say so; they may differ by 1e-4.
+
+    Where the metric is of all items together there is no exact test, and the bound says it alone.
+    """
+    if difference.counts is None:
+        return difference.lower > -margin
+    p = noninferiority_p_value(*difference.counts, difference.items, margin)
     return difference.lower > -margin and p <= 1.0 - difference.confidence
 
 

@@ -6,13 +6,14 @@ the page's style sheet, so that the plot follows light and dark mode.
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
 from joulewise.core.claim import Trial
 from joulewise.core.errors import MissingExtraError
 from joulewise.core.records import Bundle
-from joulewise.report.text import points
+from joulewise.report.text import gap
 from joulewise.report.verdict import TrialRow, trial_table
 
 __all__ = ["frontier_spec", "plot_script", "plotted"]
@@ -148,8 +149,11 @@ def _margin(alt: ModuleType, bundle: Bundle) -> list[Any]:
     original = _original_quality(bundle)
     if original is None:
         return []
-    text = f"margin {points(bundle.margin, signed=False)} below the original"
-    base = alt.Chart(alt.Data(values=[{"y": original - bundle.margin, "text": text}]))
+    metric = bundle.workload.metric
+    text = f"margin {gap(bundle.margin, metric, signed=False)} below the original"
+    relative = metric == "perplexity"  # drawn as its inverse
+    least = original * math.exp(-bundle.margin) if relative else original - bundle.margin
+    base = alt.Chart(alt.Data(values=[{"y": least, "text": text}]))
     y = _y_axis(alt)
     line = base.mark_rule(strokeDash=[6, 4], strokeWidth=1.5, color="#8A8F98").encode(y=y)
     label = base.mark_text(align="right", dy=11, fontSize=11).encode(

@@ -91,8 +91,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     names = (
-        "approximate", "change", "count", "counted", "describe_recipe", "grade_word", "graded",
-        "joules", "metric_words", "money", "percent", "points", "ratio", "seconds", "size",
+        "approximate", "change", "count", "counted", "describe_recipe", "gap", "grade_word",
+        "graded", "joules", "metric_words", "money", "percent", "ratio", "seconds", "size",
     )  # fmt: skip
     environment.filters.update({name: getattr(text, name) for name in names})
     environment.filters.update(

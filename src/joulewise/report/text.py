@@ -24,6 +24,7 @@ __all__ = [
     "describe_recipe",
     "describe_run",
     "fixed",
+    "gap",
     "grade_word",
     "graded",
     "grams",
@@ -33,6 +34,7 @@ __all__ = [
     "percent",
     "plain",
     "points",
+    "quality",
     "ratio",
     "seconds",
     "size",
@@ -58,6 +60,10 @@ _METRICS = {
     "values": "within 5 % of the original's values",
     "neighbour": "same nearest neighbour as the original",
     "neighbour label": "nearest neighbour of the same label",
+    "macro_f1": "F1 score (mean over classes)",
+    "correlation": "rank correlation with the labels",
+    "perplexity": "perplexity",
+    "average_precision": "average precision (mean over classes)",
 }
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
@@ -132,6 +138,19 @@ def points(fraction: float | None, *, signed: bool = True) -> str:
         return MISSING
     value = _no_negative_zero(fraction * 100, 2)
     return f"{value:+.2f} pp" if signed else f"{value:.2f} pp"
+
+
+def quality(value: float | None, metric: str) -> str:
+    """Return a quality: a percentage; of "perplexity", which is kept as its inverse, itself."""
+    if metric != "perplexity" or not value or not math.isfinite(value):
+        return percent(value)
+    return f"{1 / value:.4g}"
+
+
+def gap(fraction: float | None, metric: str, *, signed: bool = True) -> str:
+    """Return a difference of qualities: in points, or as a fraction of perplexity in percent."""
+    text = points(fraction, signed=signed)
+    return text.replace(" pp", " %") if metric == "perplexity" else text
 
 
 def count(value: int | None) -> str:

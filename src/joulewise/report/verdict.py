@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from joulewise.core.claim import Claim, Difference, Ratio, Trial
+from joulewise.core.claim import Claim, Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Interval, Measurement
 from joulewise.core.errors import InputError
 from joulewise.core.recipe import Recipe
@@ -22,6 +22,7 @@ from joulewise.report.text import (
     count,
     counted,
     describe_recipe,
+    gap,
     grade_word,
     graded,
     joules,
@@ -29,6 +30,7 @@ from joulewise.report.text import (
     percent,
     plain,
     points,
+    quality,
     ratio,
     seconds,
     size,
@@ -178,8 +180,9 @@ def _joules_cell(trial: Trial) -> str:
 def _quality_cell(trial: Trial) -> str:
     if trial.quality is None:
         return MISSING
-    text = percent(trial.quality.value)
-    return text if trial.difference is None else f"{text} ({points(trial.difference.value)})"
+    metric = trial.quality.metric
+    text = quality(trial.quality.value, metric)
+    return text if trial.difference is None else f"{text} ({gap(trial.difference.value, metric)})"
 
 
 def _model_name(bundle: Bundle) -> str:
@@ -244,30 +247,47 @@ def _quality(claim: Claim) -> str:
     if claim.candidate.lossless and difference.changed == 0:
         return (
             f"the answers are the same: 0 of {count(difference.items)} items changed; "
-            f"{_metric(claim)} {percent(claim.quality_candidate.value)}"
+            f"{_metric(claim)} {_of(claim.quality_candidate)}"
         )
     return (
-        f"{_metric(claim)} {percent(claim.quality_baseline.value)} -> "
-        f"{percent(claim.quality_candidate.value)}; {_bounded(difference, claim.margin)}; "
-        f"{_flips(difference)}{_worst_slice(difference)}"
+        f"{_metric(claim)} {_of(claim.quality_baseline)} -> "
+        f"{_of(claim.quality_candidate)}; {_bounded(claim)}; "
+        f"{_flips(difference)}{_worst_slice(difference)}{_likeness(difference)}"
     )
+
+
+def _of(found: Quality) -> str:
+    return quality(found.value, found.metric)
 
 
 def _metric(claim: Claim) -> str:
     return metric_words(claim.quality_candidate)
 
 
-def _bounded(difference: Difference, margin: float) -> str:
+def _bounded(claim: Claim) -> str:
+    difference, metric = claim.difference, claim.quality_candidate.metric
     return (
-        f"difference {points(difference.value)}, lower bound {points(difference.lower)} at "
-        f"{difference.confidence * 100:g} %, margin {points(margin, signed=False)}"
+        f"difference {gap(difference.value, metric)}, lower bound "
+        f"{gap(difference.lower, metric)} at {difference.confidence * 100:g} %, "
+        f"margin {gap(claim.margin, metric, signed=False)}"
     )
 
 
 def _flips(difference: Difference) -> str:
+    changed = f"{count(difference.changed)} of {count(difference.items)} answers changed"
+    if difference.counts is None:
+        return changed
+    gained, lost = difference.counts
+    return f"{changed} ({count(gained)} gained, {count(lost)} lost)"
+
+
+def _likeness(difference: Difference) -> str:
+    """Return how like the original's distributions are, where they are any and some differ."""
+    if not difference.divergence_nats or difference.agreement_ratio is None:
+        return ""
     return (
-        f"{count(difference.changed)} of {count(difference.items)} answers changed "
-        f"({count(difference.gained)} gained, {count(difference.lost)} lost)"
+        f"; KL divergence from the original {difference.divergence_nats:.3g} nats, "
+        f"{percent(difference.agreement_ratio)} same top-1"
     )
 
 
@@ -301,7 +321,7 @@ def _failed_claim(bundle: Bundle, claim: Claim) -> str:
     return (
         f"best rejected candidate: {describe_recipe(claim.candidate)}: "
         f"{_final_test(claim.ratio, _baseline_name(bundle, claim))}, "
-        f"{points(claim.difference.value)}; failed {failed}"
+        f"{gap(claim.difference.value, claim.quality_candidate.metric)}; failed {failed}"
     )
 
 
@@ -316,11 +336,12 @@ def _rejected_trial(trial: Trial) -> str:
 def _certifiable(bundle: Bundle) -> str:
     held_out = bundle.workload.splits.get("hold-out")
     items = f" of {counted(held_out.items, 'item')}" if held_out else ""
-    declared = points(bundle.margin, signed=False)
+    metric = bundle.workload.metric
+    declared = gap(bundle.margin, metric, signed=False)
     enough = bundle.smallest_margin <= bundle.margin
     return (
         f"the hold-out{items} can certify a margin of "
-        f"{points(bundle.smallest_margin, signed=False)} at best; {declared} was declared"
+        f"{gap(bundle.smallest_margin, metric, signed=False)} at best; {declared} was declared"
         + ("" if enough else ": too few items for it")
     )
 

@@ -166,7 +166,9 @@ class Bench:
 
     def _is_hopeless(self, found: Difference) -> bool:
         margin, confidence = self.session.settings.margin, found.confidence
-        return is_inferior(found.gained, found.lost, found.items, margin, confidence)
+        if found.counts is None:
+            return found.upper < -margin
+        return is_inferior(*found.counts, found.items, margin, confidence)
 
     def _with_energy(self, tried: Tried, taken: Mapping[str, Measurement]) -> Tried:
         ratio = ratio_of(taken["anchor"], taken["candidate"], self.session.judge.confidence)
@@ -203,9 +205,12 @@ def foreseen_bound(found: Difference, items: int) -> float:
 
     Args:
         found: on the search items.
-        items: of the hold-out.
+        items: of the hold-out. A bound from a bootstrap lies nearer to the value by the square root
+            of how many times more these are.
     """
-    gained, lost = (round(count * items / found.items) for count in (found.gained, found.lost))
+    if found.counts is None:
+        return found.value - (found.value - found.lower) * math.sqrt(found.items / items)
+    gained, lost = (round(count * items / found.items) for count in found.counts)
     return lower_bound(gained, min(lost, items - gained), items, found.confidence)
 
 
@@ -224,6 +229,16 @@ def _quality_reason(difference: Difference, bound: str, margin: float) -> str:
     )
     if difference.value <= -margin:
         return found
-    changed_ratio = (difference.gained + difference.lost) / difference.items
+    changed_ratio = _changed_ratio(difference)
     needed = items_needed(margin, difference.value, changed_ratio, difference.confidence)
     return f"{found}; about {needed:,} items would decide it"
+
+
+def _changed_ratio(found: Difference) -> float:
+    """Return the fraction of items that only one of the two answers right.
+
+    Where the metric is of all items together, it is the fraction that would vary it as much.
+    """
+    if found.counts is None:
+        return (found.error or 0.0) ** 2 * found.items + found.value**2
+    return sum(found.counts) / found.items

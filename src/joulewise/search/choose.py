@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from joulewise.core.claim import Ratio, Trial
 from joulewise.core.recipe import Recipe, RunSettings
-from joulewise.core.statistics import chance_of_confirming, quotient
+from joulewise.core.statistics import chance_by_error, chance_of_confirming, quotient
 
 __all__ = ["Choice", "best_lossless", "best_runs", "chance", "choose", "with_reasons"]
 
@@ -64,8 +64,14 @@ def chance(trial: Trial, margin: float, confidence: float, hold_out_items: int) 
     found = trial.difference
     if found is None:
         return 1.0
-    changed = found.gained + found.lost
-    lost = max(found.lost, changed // 2)
+    if found.counts is None:
+        return chance_by_error(
+            min(found.value, 0.0), found.error or 0.0, found.items,
+            others=hold_out_items, margin=margin, confidence=confidence,
+        )  # fmt: skip
+    gained, lost = found.counts
+    changed = gained + lost
+    lost = max(lost, changed // 2)
     return chance_of_confirming(
         changed - lost, lost, found.items,
         others=hold_out_items, margin=margin, confidence=confidence,

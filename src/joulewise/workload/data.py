@@ -25,6 +25,7 @@ import numpy.typing as npt
 from numpy.lib.npyio import NpzFile
 
 from joulewise.core.errors import InputError, MissingExtraError, UsageError, one_line
+from joulewise.workload.distributions import NO_TOKEN
 from joulewise.workload.model import Model, TensorSpec
 
 __all__ = [
@@ -42,6 +43,7 @@ Array = npt.NDArray[Any]
 INPUT_KEYS = ("x", "X", "images", "inputs", "data")
 LABEL_KEYS = ("y", "labels", "label", "targets")
 CLASSES_KEY = "classes"
+TABLE_AXES = 2  # labels of tokens, or of several classes per item
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 CHUNK_BYTES = 1 << 22
 UNREADABLE = (  # what zipfile, zlib and numpy's parser of headers raise on damaged archives
@@ -70,7 +72,8 @@ class Dataset:
 
     Args:
         inputs: model input name -> array [n, ...] in the dtype in which it was given.
-        labels: classes, int64 [n], None if unknown.
+        labels: classes, int64 [n], or tokens [n, t], or 0 and 1 for several classes [n, k]; None if
+            unknown.
         targets: labels that are values, float64 [n] or [n, ...], None if there are none.
         classes: class names by label, empty if unknown.
         slices: that items belong to besides their class, int64 [n], None if there are none.
@@ -164,11 +167,12 @@ def as_asked(dataset: Dataset, task: str) -> Dataset:
 
     Args:
         dataset: the data.
-        task: one of `joulewise.core.settings.TASKS`.
+        task: one of `joulewise.core.settings.TASKS`, or what a metric needs.
 
     Raises:
         InputError: the labels are of another kind than the task's.
     """
+    _check_axes(dataset, task)
     if task == "values" and dataset.classes:
         raise InputError(
             f"{dataset.source} names classes, but --task values takes labels that are values; "
@@ -191,7 +195,7 @@ def check_data(dataset: Dataset, model: Model, batch_items: int, task: str = "au
         dataset: the data.
         model: the model.
         batch_items: items per inference call.
-        task: one of `joulewise.core.settings.TASKS`.
+        task: one of `joulewise.core.settings.TASKS`, or what a metric needs.
 
     Raises:
         InputError: item counts, shapes, dtypes, values or labels do not fit.
@@ -211,7 +215,12 @@ def check_data(dataset: Dataset, model: Model, batch_items: int, task: str = "au
         _check_count("slices", dataset.slices, dataset)
     if dataset.labels is not None:
         _check_count("labels", dataset.labels, dataset)
-        _check_labels(dataset.labels, dataset, model, vectors=task == "vectors")
+        if task == "several classes":
+            _check_several(dataset.labels, dataset)
+        elif task == "tokens":
+            _check_tokens(dataset.labels, dataset)
+        else:
+            _check_labels(dataset.labels, dataset, model, vectors=task == "vectors")
     if dataset.targets is not None:
         _check_count("labels", dataset.targets, dataset)
         _check_targets(dataset.targets, dataset, model)
@@ -299,16 +308,17 @@ def _as_items(value: Any, name: str, source: str) -> Array:  # noqa: ANN401 (the
 
 
 def _as_labels(value: Any, source: str) -> dict[str, Any]:  # noqa: ANN401 (the user's own)
-    """Return labels of integers as `labels`, int64 [n], and of floats as `targets`, float64."""
+    """Return labels of integers as `labels`, int64, and of floats as `targets`, float64."""
     array = _as_array(value, "labels", source)
     if array.dtype.kind == "f" and array.ndim:
         return {"targets": array.astype(np.float64)}
-    if array.dtype.kind not in "iu":
+    several = array.ndim == TABLE_AXES
+    if array.dtype.kind not in ("iub" if several else "iu"):
         raise InputError(
             f"labels of {source} must be integers or floats, not {array.dtype.name}; "
             "give the index of the class of each item, or its value"
         )
-    if array.ndim != 1:
+    if array.ndim != 1 and not several:
         raise InputError(
             f"labels of {source} must have shape [n], not {_shape_text(array.shape)}; "
             "give one class index per item, or values as floats"
@@ -637,6 +647,43 @@ def _check_finite(spec: TensorSpec, array: Array) -> None:
         raise InputError(
             f"input {spec.name!r} has {count} NaN or infinite values in {spec.dtype}, "
             f"the first in item {first}; remove or repair those items"
+        )
+
+
+def _check_axes(dataset: Dataset, task: str) -> None:
+    """Raise InputError unless labels are one number per item, or a row where the task takes one."""
+    wide = task in ("tokens", "several classes")
+    if wide and dataset.labels is None:
+        raise InputError(
+            f"{dataset.source} has no labels that are integers; give "
+            + ("the right token of each place" if task == "tokens" else "0 or 1 for each class")
+        )
+    if dataset.labels is not None and (dataset.labels.ndim == TABLE_AXES) != wide:
+        shape = _shape_text(dataset.labels.shape)
+        raise InputError(
+            f"labels of {dataset.source} must have a row per item, not {shape}"
+            if wide
+            else f"labels of {dataset.source} must have shape [n], not {shape}; give one class "
+            "index per item, values as floats, or name the --metric that they are for"
+        )
+
+
+def _check_several(labels: npt.NDArray[np.int64], dataset: Dataset) -> None:
+    """Raise InputError unless labels say of each class whether an item is of it."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > 1:
+        raise InputError(
+            f"labels of {dataset.source} go from {low} to {high}; give 1 for each class that an "
+            "item is of, else 0"
+        )
+
+
+def _check_tokens(labels: npt.NDArray[np.int64], dataset: Dataset) -> None:
+    """Raise InputError unless labels are tokens, or NO_TOKEN; the outputs tell the largest."""
+    if bool(np.any((labels < 0) & (labels != NO_TOKEN))) or not bool(np.any(labels >= 0)):
+        raise InputError(
+            f"labels of {dataset.source} go from {labels.min()} to {labels.max()}; give token "
+            f"numbers from 0 on, and {NO_TOKEN} where there is none"
         )
 
 

@@ -55,7 +55,7 @@ class Store:
         items: number of items.
         inputs: name -> array whose first axis is items, in the stored type.
         dtypes: name -> type in which the model takes it.
-        labels: classes, int64 [items], or None.
+        labels: classes, int64 [items], or tokens or several classes, [items, ...]; None if unknown.
         targets: labels that are values, float64 [items, ...], or None.
         slices: that items belong to besides their class, int64 [items], or None.
     """
@@ -64,7 +64,7 @@ class Store:
     items: int
     inputs: Mapping[str, Array]
     dtypes: Mapping[str, str]
-    labels: np.ndarray[tuple[int], np.dtype[np.int64]] | None
+    labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None
     targets: Targets | None = None
     slices: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
 

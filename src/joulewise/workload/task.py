@@ -1,4 +1,7 @@
-"""How answers are scored: right or wrong per item, so that two programs can be compared in pairs.
+"""How answers are scored, so that two programs can be compared in pairs.
+
+Nearly all metrics say of every item whether it is answered right; those that a user names are of
+all answers together, and say how they follow from how often every item counts.
 
 A class is right where it is the label, or else the original's; a value where it is near enough to
 its label, or else to the original's; a vector where its nearest other item is of the same label, or
@@ -15,9 +18,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from joulewise.core.bootstrap import Statistic
 from joulewise.core.claim import SliceLoss
 from joulewise.core.errors import InputError, UsageError
 from joulewise.core.statistics import is_inferior
+from joulewise.workload.distributions import NO_TOKEN, Likeness, likeness, token_losses
+from joulewise.workload.measures import (
+    likelihood,
+    macro_f1,
+    mean_average_precision,
+    rank_correlation,
+)
 from joulewise.workload.neighbours import NOBODY, nearest, same_nearest
 
 __all__ = [
@@ -29,6 +40,7 @@ __all__ = [
     "answers",
     "check_vectors",
     "choose_task",
+    "counted_items",
     "harmed_slices",
     "label_errors",
     "score_agreement",
@@ -38,7 +50,10 @@ __all__ = [
     "worst_slice",
 ]
 
-Metric = Literal["top1", "agreement", "values", "within", "neighbour", "neighbour label"]
+Metric = Literal[
+    "top1", "agreement", "values", "within", "neighbour", "neighbour label", "macro_f1",
+    "correlation", "perplexity", "average_precision",
+]  # fmt: skip
 Outputs = Sequence[npt.NDArray[Any]]
 Scores = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
@@ -85,7 +100,9 @@ class Task:
             original's; "values": the values are the original's, whatever they look like;
             "within": the value is no further from its label than `tolerance`; "neighbour": the
             nearest other item is the one that the original finds; "neighbour label": the nearest
-            other item has the same label.
+            other item has the same label. Of all answers together: "macro_f1" of classes,
+            "correlation" of the ranks of values and labels, "perplexity" of tokens,
+            "average_precision" of classes of which an item may have several.
         tolerance: largest distance to a label, in its unit; None for all metrics but "within".
 
     The neighbours of items are found among all items that are compared, so one item's answer can
@@ -108,7 +125,17 @@ class Task:
     @property
     def of_classes(self) -> bool:
         """Whether an answer may be a class; else outputs are values, whatever they look like."""
-        return self.metric in ("top1", "agreement")
+        return self.metric in ("top1", "agreement", "macro_f1")
+
+    @property
+    def of_all(self) -> bool:
+        """Whether the metric is of all answers together, not of each."""
+        return self.metric == "macro_f1" or not self.per_item
+
+    @property
+    def per_item(self) -> bool:
+        """Whether each answer is right or wrong, whatever the metric makes of that."""
+        return self.metric not in ("correlation", "perplexity", "average_precision")
 
     def mark(
         self,
@@ -118,12 +145,12 @@ class Task:
         labels: Labels | None = None,
         targets: Targets | None = None,
     ) -> Marks:
-        """Return which items are answered right.
+        """Return which items are answered right; what is not `per_item` is right where unchanged.
 
         Args:
             outputs: of the candidate, each [n, ...].
             original: outputs of the original model on the same items.
-            labels: int64 [n], needed by "top1" and "neighbour label".
+            labels: int64 [n], needed by "top1", "macro_f1" and "neighbour label".
             targets: float64 [n, ...], needed by "within".
 
         Raises:
@@ -134,19 +161,67 @@ class Task:
             marks = self._mark_neighbours(outputs, original, labels)
         elif self.metric == "within":
             marks = self._mark_within(outputs, original, targets)
-        elif self.metric == "top1":
+        elif self.metric in ("top1", "macro_f1"):
             if labels is None:
-                raise UsageError("top1 needs labels; give labels with the data or use agreement")
+                raise UsageError(
+                    f"{self.metric} needs labels; give labels with the data or use agreement"
+                )
             marks = Marks(
                 ours=score_top1(outputs, labels),
                 theirs=score_top1(original, labels),
                 changed=~score_agreement(outputs, original),
             )
+        elif self.metric == "perplexity" and labels is not None:
+            same = _same_tokens(outputs, original, labels)
+            marks = Marks(ours=same, theirs=np.ones_like(same), changed=~same)
         else:
             score = score_agreement if self.metric == "agreement" else score_values
             ours = score(outputs, original)
             marks = Marks(ours=ours, theirs=score(original, original), changed=~ours)
         return replace(marks, changed=marks.changed | (marks.ours != marks.theirs))
+
+    def statistic(
+        self, outputs: Outputs, labels: Labels | None, targets: Targets | None
+    ) -> Statistic:
+        """Return the metric of all answers together, as a function of how often items count.
+
+        Args:
+            outputs: of a program, each [n, ...].
+            labels: int64 [n], of tokens [n, t], of several classes [n, k].
+            targets: labels that are values, float64 [n].
+
+        Returns:
+            More is better; of "perplexity" minus its logarithm.
+
+        Raises:
+            UsageError: the labels that the metric needs are not there.
+            InputError: the outputs do not fit the labels.
+        """
+        if self.metric == "correlation":
+            values, wanted = _single_values(outputs, targets)
+            return rank_correlation(values, wanted)
+        if labels is None or not self.of_all:
+            raise UsageError(f"{self.metric} needs labels for all answers; give them with the data")
+        if self.metric == "macro_f1":
+            return macro_f1(answers(outputs, len(labels)), labels)
+        _check_scores(outputs, labels, tokens=self.metric == "perplexity")
+        if self.metric == "perplexity":
+            return likelihood(*token_losses(outputs[0], labels))
+        return mean_average_precision(outputs[0].astype(np.float64), labels)
+
+    def quality(self, value: float) -> float:
+        """Return a value of the statistic as a quality: of "perplexity" its inverse."""
+        return math.exp(value) if self.metric == "perplexity" else value
+
+    def likeness(
+        self, outputs: Outputs, original: Outputs, labels: Labels | None
+    ) -> Likeness | None:
+        """Return how like the original's distributions are; None where outputs are none."""
+        if self.metric == "perplexity":
+            return likeness(outputs[0], original[0], labels)
+        scores = self.of_classes and _is_classifier(original)
+        alike = scores and outputs[0].shape == original[0].shape
+        return likeness(outputs[0], original[0]) if alike else None
 
     def _mark_neighbours(self, outputs: Outputs, original: Outputs, labels: Labels | None) -> Marks:
         items = _count_items(original)
@@ -193,6 +268,7 @@ def choose_task(
     asked: str = "auto",
     tolerance: float | None = None,
     pooled: bool = False,
+    metric: str = "auto",
 ) -> Task:
     """Return what counts as a right answer.
 
@@ -205,11 +281,16 @@ def choose_task(
             means classes; all else are values.
         tolerance: largest distance to a label; None takes the median of the original's.
         pooled: whether the model is known to end in a pooling of tokens.
+        metric: one of `joulewise.core.settings.METRICS`; all but "auto" is the answer.
 
     Raises:
         UsageError: outputs, labels and what was asked do not fit together.
         InputError: the labels do not fit the outputs.
     """
+    if metric != "auto":
+        task = task_of(metric, None)
+        task.statistic(outputs, labels, targets)  # it says what does not fit
+        return task
     labelled = labels is not None or targets is not None
     vectors = not labelled and _is_classifier(outputs) and (pooled or _of_length_one(outputs[0]))
     if asked == "auto" and targets is None and vectors:
@@ -234,6 +315,24 @@ def choose_task(
             f"{_described(outputs)}; use --task values"
         )
     return Task(metric="agreement" if labels is None else "top1")
+
+
+def counted_items(metric: str, labels: Labels | None, items: int) -> int:
+    """Return how many items the smallest certifiable margin is to be reckoned from.
+
+    A mean over classes has as much weight on its rarest one as on any other: what those few items
+    do not show moves it as much as if all classes had as few.
+
+    Args:
+        metric: one of `joulewise.core.settings.METRICS`.
+        labels: int64 [n], or [n, k] for several classes.
+        items: n.
+    """
+    if labels is None or metric not in ("macro_f1", "average_precision"):
+        return items
+    counts = np.bincount(labels) if labels.ndim == 1 else (labels > 0).sum(axis=0)
+    present = counts[counts > 0]
+    return min(items, int(len(present) * present.min())) if len(present) else 0
 
 
 def check_vectors(outputs: Outputs, items: int) -> npt.NDArray[Any]:
@@ -445,6 +544,53 @@ def _same_output(ours: npt.NDArray[Any], original: npt.NDArray[Any]) -> Scores:
         size = np.linalg.norm(original.astype(np.float64), axis=1)
         ratio = error / np.maximum(size, np.finfo(np.float64).tiny)
     return np.asarray(equal | (ratio <= AGREEMENT_TOLERANCE_RATIO))
+
+
+def _single_values(outputs: Outputs, targets: Targets | None) -> tuple[Targets, Targets]:
+    """Return one value and one label per item, each float64 [n]."""
+    if targets is None:
+        raise UsageError("correlation needs labels that are values; give them with the data")
+    _check_items(outputs, len(targets))
+    values, wanted = _rows(outputs[0]), _rows(targets)
+    if values.shape[1] != 1 or wanted.shape[1] != 1:
+        raise InputError(
+            f"correlation is of one value and one label per item, but there are "
+            f"{values.shape[1]} and {wanted.shape[1]}; use --task values without a metric"
+        )
+    return values[:, 0], wanted[:, 0]
+
+
+def _check_scores(outputs: Outputs, labels: Labels, *, tokens: bool) -> None:
+    """Raise InputError unless the first output is scores per token [n, t, v], or class [n, k]."""
+    _check_items(outputs, len(labels))
+    shape = outputs[0].shape[:-1] if tokens else outputs[0].shape
+    if outputs[0].dtype.kind != "f" or shape != labels.shape:
+        what = (
+            "perplexity takes a score per token, floats [n, t, v]"
+            if tokens
+            else ("average_precision takes a score per class, floats [n, k]")
+        )
+        raise InputError(
+            f"{what}, and labels of as many {'tokens' if tokens else 'classes'}; the first output "
+            f"is {_described(outputs)}, the labels {list(labels.shape)}"
+        )
+    if tokens and labels.max(initial=0) >= outputs[0].shape[-1]:
+        raise InputError(
+            f"labels go up to {labels.max()} for {outputs[0].shape[-1]} tokens; give token numbers "
+            f"from 0 on, and {NO_TOKEN} where there is none"
+        )
+
+
+def _same_tokens(outputs: Outputs, original: Outputs, labels: Labels) -> Scores:
+    """Return which items have the original's most likely token wherever one counts, bool [n]."""
+    _check_items(outputs, len(labels))
+    if outputs[0].shape != original[0].shape:
+        raise InputError(
+            f"the first output has shape {outputs[0].shape}, the original's {original[0].shape}; "
+            "keep the outputs of the original"
+        )
+    same = outputs[0].argmax(axis=-1) == original[0].argmax(axis=-1)
+    return np.asarray((same | (labels == NO_TOKEN)).all(axis=1))
 
 
 def _median_error(outputs: Outputs, targets: Targets) -> float:

@@ -17,7 +17,7 @@ from joulewise.workload.data import Dataset, as_asked, check_data, load_data
 from joulewise.workload.model import Model, load_model
 from joulewise.workload.split import split
 from joulewise.workload.store import Store, write_store
-from joulewise.workload.task import Task
+from joulewise.workload.task import Task, counted_items
 
 __all__ = ["Workload", "check_certifiable", "open_workload", "workload_record"]
 
@@ -81,8 +81,8 @@ def open_workload(
         JoulewiseError: whatever is wrong with the model or the data, in one line.
     """
     loaded = load_model(model)
-    dataset = as_asked(load_data(data, loaded, settings.slice_name), settings.task)
-    check_data(dataset, loaded, usage.batch_items, settings.task)
+    dataset = as_asked(load_data(data, loaded, settings.slice_name), settings.kind)
+    check_data(dataset, loaded, usage.batch_items, settings.kind)
     if settings.slice_name is not None and dataset.slices is None:
         raise InputError(
             f"{data} has no array {settings.slice_name!r} that says which slice an item belongs "
@@ -106,8 +106,8 @@ def open_workload(
     lessons: Store | None = None
     warnings: tuple[str, ...] = ()
     if train is not None:
-        taught = as_asked(load_data(train, loaded, settings.slice_name), settings.task)
-        check_data(taught, loaded, usage.batch_items, settings.task)
+        taught = as_asked(load_data(train, loaded, settings.slice_name), settings.kind)
+        check_data(taught, loaded, usage.batch_items, settings.kind)
         lessons, warnings = _lessons(taught, dataset, loaded, folder / "train")
     return Workload(
         model=loaded, source=data, classes=dataset.classes, slice_names=dataset.slice_names,
@@ -123,7 +123,20 @@ def check_certifiable(workload: Workload, settings: Settings) -> float:
             no candidate could ever be proved.
     """
     confidence, margin = settings.confidence, settings.margin
-    fewest = min(workload.hold_out.items, workload.search.items)
+    held_out, searched = (
+        counted_items(settings.metric, store.labels, store.items)
+        for store in (workload.hold_out, workload.search)
+    )
+    fewest = min(held_out, searched)
+    if fewest < min(workload.hold_out.items, workload.search.items) and (
+        fewest < fewest_items(margin, confidence)
+    ):
+        raise InputError(
+            f"the rarest class is too rare for {settings.metric}: a mean over classes is known as "
+            f"if all had as few items, {held_out} in the hold-out and {searched} for the search, "
+            f"and {100 * margin:g} points need {fewest_items(margin, confidence):,}; give more "
+            "items of rare classes, or declare a larger --margin"
+        )
     if fewest < fewest_items(margin, confidence):
         best = f"{100 * smallest_margin(fewest, confidence) + 0.05:.1f}"  # rounded up
         raise InputError(
@@ -132,7 +145,7 @@ def check_certifiable(workload: Workload, settings: Settings) -> float:
             f"give at least {_total_items(margin, confidence):,} items in all, or declare "
             f"--margin {best}"
         )
-    return smallest_margin(workload.hold_out.items, confidence)
+    return smallest_margin(held_out, confidence)
 
 
 def workload_record(workload: Workload, task: Task) -> WorkloadRecord:
