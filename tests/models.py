@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -39,11 +39,11 @@ class Job:
     data: Path
 
 
-def make_job(folder: Path, items: int = 1500) -> Job:
-    """Write a convolutional classifier and items whose labels are its own answers."""
+def make_job(folder: Path, items: int = 1500, *, flipped_ratio: float = 0.0) -> Job:
+    """Write a convolutional classifier and items whose labels are its answers, some flipped."""
     folder.mkdir(parents=True, exist_ok=True)
     model = conv_classifier(folder / "tiny.onnx")
-    x, labels = labelled_items(model, items, flipped_ratio=0.0)
+    x, labels = labelled_items(model, items, flipped_ratio=flipped_ratio)
     np.savez(folder / "items.npz", x=x, y=labels)
     return Job(model=model, data=folder / "items.npz")
 
@@ -101,3 +101,33 @@ def make_embeddings(folder: Path, items: int = 800) -> Job:
     tokens = masked_items(items)
     np.savez(folder / "items.npz", ids=tokens["ids"], attention_mask=tokens["attention_mask"])
     return Job(model=folder / "encoder.onnx", data=folder / "items.npz")
+
+
+def make_language(folder: Path, items: int = 800) -> Job:
+    """Write a model that tells the next of 20 tokens from the last, and texts drawn from it.
+
+    Every text has up to 12 tokens; labels are the next ones, -100 behind the end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    weights = {"table": random.normal(0, 1.5, (20, 8)), "head": random.normal(0, 0.7, (8, 20))}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("MatMul", ["vectors", "head"], ["scores"]),
+    ]
+    ends: Mapping[str, Sequence[int | str]] = {"ids": ["n", 12]}
+    model = save_model(folder / "language.onnx", nodes, weights, ends, {"scores": ["n", 12, 20]})
+    made = onnx.load(model)
+    made.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(made, model)
+    chances = np.exp(weights["table"] @ weights["head"])
+    limits = np.cumsum(chances / chances.sum(axis=1, keepdims=True), axis=1)
+    tokens = np.zeros((items, 13), np.int64)
+    tokens[:, 0] = random.integers(20, size=items)
+    for place in range(12):
+        drawn = random.uniform(size=(items, 1))
+        tokens[:, place + 1] = (drawn > limits[tokens[:, place]]).sum(axis=1).clip(max=19)
+    lengths = random.integers(4, 13, size=(items, 1))
+    labels = np.where(np.arange(12) < lengths, tokens[:, 1:], -100)
+    np.savez(folder / "items.npz", ids=tokens[:, :12], y=labels)
+    return Job(model=model, data=folder / "items.npz")

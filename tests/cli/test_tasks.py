@@ -16,14 +16,17 @@ from joulewise.compress.cascade import Cascade
 from joulewise.compress.early_exit import EarlyExit
 from joulewise.compress.material import Material
 from joulewise.compression import Compressed
-from joulewise.core.errors import PassError
+from joulewise.core.errors import PassError, UsageError
 from joulewise.core.records import Bundle, load
+from joulewise.core.settings import Usage
+from joulewise.pipeline import check_quality
 from joulewise.report.card import render_card
 from joulewise.report.verdict import verdict_lines
 from joulewise.testing.models import vector_store
+from joulewise.workload.judge import Judge
 from joulewise.workload.task import Task
 from tests.cli.program import Done, fast, only_line
-from tests.models import Job, make_embeddings, make_regression
+from tests.models import Job, make_embeddings, make_job, make_language, make_regression
 from tests.report.bundles import make_bundle, make_workload
 
 Change = Callable[[dict[str, np.ndarray]], None]
@@ -157,3 +160,66 @@ def test_values_do_not_know_how_sure_they_are(
     material = Material(calibrate=vector_store(tmp_path / "items", 8), values=True)
     with pytest.raises(PassError, match="only models that give a score per class"):
         change.apply(regression.model, material, tmp_path)
+
+
+def f1_by_hand(job: Job, model: Path) -> float:
+    """Return the F1 score over all items, the class named `k` at a time."""
+    with np.load(job.data) as items:
+        x, y = items["x"], items["y"]
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    chosen = np.argmax(session.run(None, {"x": x})[0], axis=1)
+    found = []
+    for k in np.unique(y):
+        hits = np.sum((chosen == k) & (y == k))
+        found.append(2 * hits / (np.sum(chosen == k) + np.sum(y == k)))
+    return float(np.mean(found))
+
+
+def test_f1_is_optimized_told_and_verified_as_itself(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", flipped_ratio=0.1)
+    done = fast(
+        "optimize", job.model, "--data", job.data, "--metric", "macro_f1", "--lossless",
+        "--runtime", "onnxruntime", *QUICK, tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "quality: F1 score (mean over classes)" in done.stderr
+    bundle = load(Bundle, tmp_path / "out" / "joulewise.json")
+    assert bundle.workload.metric == "macro_f1"
+    quality = bundle.trials[0].quality
+    assert quality is not None
+    assert quality.value == pytest.approx(f1_by_hand(job, job.model), abs=0.03)
+    assert "F1 score (mean over classes)" in (tmp_path / "out" / "report.html").read_text()
+    again = fast("verify", tmp_path / "out", "--meter", "cpu-time", "--quiet")
+    assert again.returncode in (0, 3), again.stderr  # energy of such a model is not always certain
+    assert bundle.verdict == "keep" or "ok    quality: difference +0.00 points" in again.stdout
+
+
+def test_a_language_model_is_tested_by_its_perplexity(tmp_path: Path) -> None:
+    job = make_language(tmp_path / "job")
+    done = compress(job, "quantize(dynamic)", tmp_path / "out", "--metric", "perplexity")
+    assert done.returncode == 0, done.stderr
+    claim = record(tmp_path / "out").claim
+    with np.load(job.data) as items:
+        session = onnxruntime.InferenceSession(job.model, providers=["CPUExecutionProvider"])
+        scores = np.asarray(session.run(None, {"ids": items["ids"]})[0], np.float64)
+        counted = items["y"] >= 0
+        right = np.take_along_axis(scores, np.maximum(items["y"], 0)[..., None], -1)[..., 0]
+    losses = np.log(np.exp(scores).sum(axis=-1)) - right
+    perplexity = 1 / claim.quality_baseline.value
+    assert perplexity == pytest.approx(np.exp(losses[counted].mean()), rel=0.03)
+    assert f"perplexity {perplexity:.4g} -> " in done.stdout
+    relative = np.log(claim.quality_candidate.value / claim.quality_baseline.value)
+    assert claim.difference.value == pytest.approx(relative)
+    assert claim.difference.divergence_nats is not None
+    assert claim.difference.agreement_ratio is not None
+    assert 0.5 < claim.difference.agreement_ratio <= 1
+
+
+def test_a_least_quality_is_of_items_that_are_right() -> None:
+    judge = Judge(
+        task=Task(metric="correlation"), original=[np.arange(4.0)], labels=None,
+        targets=np.arange(4.0), split_digest="d", confidence=0.95,
+    )  # fmt: skip
+    check_quality(judge, Usage())
+    with pytest.raises(UsageError, match="--min-quality counts items that are right"):
+        check_quality(judge, Usage(quality=0.9))

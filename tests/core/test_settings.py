@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -68,3 +69,25 @@ def test_a_latency_that_is_not_positive_is_refused(seconds: float) -> None:
 def test_an_expectation_that_is_not_positive_is_refused() -> None:
     with pytest.raises(UsageError, match="expected must be positive, not 0"):
         Usage(expected_items=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"metric": "f1"}, "there is no metric 'f1'; choose auto, macro_f1"),
+        ({"metric": "macro_f1", "task": "values"}, "macro_f1 is of classes, not of values"),
+        ({"metric": "correlation", "tolerance": 1.0}, "leave one of the two out"),
+        ({"metric": "perplexity", "slice_name": "topic"}, "leave --slice out"),
+    ],
+)
+def test_a_metric_that_does_not_go_with_the_rest_is_refused(
+    changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        Settings(**changes)
+
+
+def test_a_metric_says_what_the_output_is() -> None:
+    assert Settings(task="vectors").kind == "vectors"
+    assert Settings(metric="macro_f1", task="classes", slice_name="light").kind == "classes"
+    assert Settings(metric="perplexity").kind == "tokens"

@@ -99,6 +99,16 @@ def test_bound_at_the_margin_or_below_fails_quality_only(lower: float) -> None:
     assert holds(checks(lower=lower)) == {"energy": True, "quality": False}
 
 
+@pytest.mark.parametrize(("lower", "kept"), [(-0.004, True), (-0.005, False), (0.1, True)])
+def test_the_bound_alone_decides_where_no_item_is_right_or_wrong(lower: float, kept: bool) -> None:
+    found = replace(difference(lower), gained=None, lost=None, error=0.001)
+    checks = checks_of(
+        replace(CONTEST, task=Task(metric="perplexity"), slice_margin=0.05), ratio(0.8), found,
+        Measurement(sensor=SENSOR, blocks=(), idle_w=None),
+    )  # fmt: skip
+    assert {check.name: check.holds for check in checks} == {"energy": True, "quality": kept}
+
+
 @pytest.mark.parametrize(
     ("p95_s", "kept"), [(0.009, True), (0.01, True), (0.0101, False), (None, False)]
 )

@@ -200,3 +200,35 @@ def test_unknown_idle_power_is_missing_not_zero() -> None:
     gross = j_per_item(replace(measurement, idle_w=10.0), "gross")
     assert gross is not None
     assert gross.central == pytest.approx(0.001 + 0.02)
+
+
+def of_all(metric: str, before: float, after: float) -> str:
+    """Return the line on quality of a claim by a metric of all answers together."""
+    bundle = make_bundle()
+    claims = tuple(
+        replace(
+            claim,
+            quality_baseline=replace(claim.quality_baseline, metric=metric, value=before),
+            quality_candidate=replace(claim.quality_candidate, metric=metric, value=after),
+            difference=replace(
+                claim.difference, gained=None, lost=None, worst_slice=None, error=0.001,
+                divergence_nats=0.00123, agreement_ratio=0.9876,
+            ),
+        )
+        for claim in bundle.claims
+    )  # fmt: skip
+    return verdict_lines(replace(bundle, claims=claims))[2]
+
+
+def test_f1_is_told_in_points_and_no_item_is_gained_or_lost() -> None:
+    assert of_all("macro_f1", 0.91, 0.9085) == (
+        "quality  F1 score (mean over classes) 91.00 % -> 90.85 %; difference -0.15 pp, lower "
+        "bound -0.41 pp at 95 %, margin 0.50 pp; 48 of 2,000 answers changed; KL divergence from "
+        "the original 0.00123 nats, 98.76 % same top-1"
+    )
+
+
+def test_perplexity_is_told_as_itself_and_its_change_as_a_part_of_it() -> None:
+    line = of_all("perplexity", 1 / 20.0, 1 / 20.03)
+    assert "perplexity 20 -> 20.03; difference -0.15 %, lower bound -0.41 % at 95 %" in line
+    assert "margin 0.50 %" in line

@@ -6,7 +6,7 @@ import pytest
 
 from joulewise.core.claim import Difference
 from joulewise.core.statistics import lower_bound
-from joulewise.search.bench import foreseen_bound
+from joulewise.search.bench import _quality_reason, foreseen_bound
 
 
 def difference(gained: int, lost: int, items: int) -> Difference:
@@ -33,3 +33,27 @@ def test_twice_the_items_are_twice_the_counts() -> None:
 
 def test_no_more_answers_change_than_there_are_items() -> None:
     assert foreseen_bound(difference(1, 2, 3), 2) == lower_bound(1, 1, 2, 0.95)
+
+
+def of_all(value: float, lower: float, items: int) -> Difference:
+    return Difference(
+        value=value, lower=lower, upper=2 * value - lower, confidence=0.95, items=items,
+        gained=None, lost=None, changed=9, error=(value - lower) / 1.645,
+    )  # fmt: skip
+
+
+def test_a_bound_from_a_bootstrap_narrows_with_the_square_root_of_the_items() -> None:
+    found = of_all(-0.002, -0.006, 1000)
+    assert foreseen_bound(found, 1000) == pytest.approx(found.lower)
+    assert foreseen_bound(found, 4000) == pytest.approx(-0.004)
+    assert foreseen_bound(found, 250) == pytest.approx(-0.010)
+
+
+def test_items_that_would_decide_follow_from_the_standard_error() -> None:
+    """(z_95 + z_80)^2 times the variance of one item, over the square of the room."""
+    found = of_all(-0.002, -0.006, 1000)
+    error = (1.6449 + 0.8416) * (0.004 / 1.645) * 1000**0.5 / 0.003
+    words = _quality_reason(found, "bound -0.60", 0.005)
+    assert "quality -0.20 points (bound -0.60) on 1000 items" in words
+    about = int(words.split("about ")[1].split(" items")[0].replace(",", ""))
+    assert about == pytest.approx(error**2, rel=1e-3)

@@ -208,3 +208,22 @@ def test_best_runs_gives_the_cheapest_lossless_settings_of_each_runtime() -> Non
         rejected(Recipe(run=RunSettings(runtime="onnxruntime", threads=9)), 0.1),
     ]
     assert best_runs(trials) == {"openvino": openvino[1], "onnxruntime": ONE_THREAD.run}
+
+
+def of_all(trial: Trial, value: float, error: float) -> Trial:
+    """Return a trial with the difference of a metric of all answers together."""
+    return replace(
+        trial,
+        difference=Difference(
+            value=value, lower=value - 1.645 * error, upper=value + 1.645 * error, confidence=0.95,
+            items=3000, gained=None, lost=None, changed=40, error=error,
+        ),
+    )  # fmt: skip
+
+
+def test_chances_follow_from_the_standard_error_where_no_item_is_right_or_wrong() -> None:
+    """With 3,000 others: sure at a difference of 0, less than even at one of -0.0025."""
+    doubtful = of_all(measured(int8(kind="a"), 0.3), -0.0025, 0.002)
+    sure = of_all(measured(int8(kind="b"), 0.4), 0.0, 0.0005)
+    assert chosen([FOUND, ANCHOR, sure, doubtful]).candidates == (sure, doubtful)
+    assert chosen([FOUND, ANCHOR, sure]).candidates == (sure,)

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from joulewise.core.errors import InputError, MissingExtraError, UsageError
-from joulewise.workload.data import Dataset, check_data, load_arrays, load_data
+from joulewise.workload.data import Dataset, as_asked, check_data, load_arrays, load_data
 from joulewise.workload.model import Model
 
 from .conftest import MakeModel
@@ -155,7 +155,36 @@ def test_labels_of_text(tmp_path: Path, model: Model) -> None:
 
 def test_labels_of_two_axes(tmp_path: Path, model: Model) -> None:
     with pytest.raises(InputError, match=r"shape \[n\], not \[n, 1\]"):
-        load_data(archive(tmp_path, x=PIXELS, y=LABELS[:, None]), model)
+        as_asked(load_data(archive(tmp_path, x=PIXELS, y=LABELS[:, None]), model), "auto")
+    with pytest.raises(InputError, match=r"shape \[n\], not \[n, 1, 1\]"):
+        load_data(archive(tmp_path, x=PIXELS, y=LABELS[:, None, None]), model)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "says"),
+    [
+        ("tokens", LABELS, "must have a row per item, not"),
+        ("tokens", None, "give the right token of each place"),
+        ("several classes", None, "give 0 or 1 for each class"),
+        ("several classes", np.full((5, 3), 2), "go from 2 to 2; give 1 for each class"),
+        ("tokens", np.full((5, 3), -100), "go from -100 to -100"),
+        ("tokens", np.full((5, 3), -1), "go from -1 to -1; give token numbers"),
+    ],
+)
+def test_labels_that_a_metric_cannot_take(model: Model, task: str, labels: Any, says: str) -> None:
+    given = None if labels is None else np.asarray(labels, np.int64)
+    with pytest.raises(InputError, match=says):
+        check_data(as_asked(dataset(labels=given), task), model, 1, task)
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8])
+def test_labels_of_several_classes(tmp_path: Path, model: Model, kind: type) -> None:
+    rows = np.array([[1, 0], [0, 0], [1, 1], [0, 1], [1, 0]], kind)
+    data = as_asked(load_data(archive(tmp_path, x=PIXELS, y=rows), model), "several classes")
+    check_data(data, model, 1, "several classes")
+    assert data.labels is not None
+    assert data.labels.dtype == np.int64
+    np.testing.assert_array_equal(data.labels, rows)
 
 
 def test_object_arrays_are_refused(tmp_path: Path, model: Model) -> None:

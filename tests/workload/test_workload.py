@@ -260,3 +260,18 @@ def test_useless_lessons_are_one_line(tmp_path: Path, model: Path, data: str) ->
         with pytest.raises(InputError, match=words.replace("hold", "holds?")) as caught:
             open_workload(model, data, Usage(), SETTINGS, tmp_path / "x", train)
         assert "\n" not in str(caught.value)
+
+
+def test_a_mean_over_classes_needs_items_of_the_rarest(tmp_path: Path, model: Path) -> None:
+    x, labels = models.labelled_items(model, 600)
+    kept = (labels != 3) | (np.cumsum(labels == 3) <= 20)
+    np.savez(tmp_path / "rare.npz", x=x[kept], y=labels[kept])
+    asked = Settings(margin=0.05, metric="macro_f1")
+    workload = open_workload(model, str(tmp_path / "rare.npz"), Usage(), asked, tmp_path / "splits")
+    assert check_certifiable(workload, replace(asked, metric="auto")) < 0.02
+    with pytest.raises(InputError, match="the rarest class is too rare for macro_f1") as caught:
+        check_certifiable(workload, asked)
+    assert workload.hold_out.labels is not None
+    rarest = 4 * int(np.bincount(workload.hold_out.labels).min())
+    assert f"{rarest} in the hold-out" in str(caught.value)
+    assert check_certifiable(workload, replace(asked, margin=0.5)) == smallest_margin(rarest, 0.95)
