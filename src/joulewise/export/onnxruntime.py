@@ -6,13 +6,16 @@ therefore settings of their own.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from joulewise.core.profile import OperatorTime
 from joulewise.core.recipe import RunSettings
+from joulewise.export.ort_trace import operators_of_trace
 from joulewise.export.program import Program, thread_counts
 
 __all__ = ["OnnxRuntime"]
@@ -57,11 +60,26 @@ class OnnxRuntime:
         shapes: Mapping[str, Sequence[int]],  # noqa: ARG002
     ) -> Program:
         """Open an ONNX file; raises whatever ONNX Runtime raises."""
-        import onnxruntime
+        return _Session(_session(path, session_options(settings)))
 
-        return _Session(onnxruntime.InferenceSession(
-            str(path), session_options(settings), providers=["CPUExecutionProvider"]
-        ))  # fmt: skip
+    def profile(
+        self, path: Path, settings: RunSettings, batches: Sequence[Mapping[str, Array]]
+    ) -> Sequence[OperatorTime]:
+        """Run `batches` with ONNX Runtime's own profiling, after one call that does not count."""
+        options = session_options(settings)
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory(prefix="joulewise-") as folder:
+            options.profile_file_prefix = str(Path(folder) / "trace")
+            session = _session(path, options)
+            for batch in (batches[0], *batches):
+                session.run(None, batch)
+            return operators_of_trace(Path(session.end_profiling()).read_bytes(), len(batches))
+
+
+def _session(path: Path, options: Any) -> Any:  # noqa: ANN401
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class _Session:

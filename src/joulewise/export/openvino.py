@@ -6,13 +6,16 @@ OpenVINO otherwise rounds to bfloat16 on CPUs that have it, which is a change of
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from joulewise.core.errors import ProgramError
+from joulewise.core.profile import OperatorTime, longest_first
 from joulewise.core.recipe import RunSettings
 from joulewise.export.program import Program, thread_counts
 
@@ -47,17 +50,84 @@ class OpenVino:
         self, path: Path, settings: RunSettings, shapes: Mapping[str, Sequence[int]]
     ) -> Program:
         """Open an ONNX or IR file with static `shapes`; raises ProgramError where that fails."""
-        import openvino
+        return _request(path, compile_options(settings), shapes)
 
-        core = openvino.Core()
-        try:
-            model = core.read_model(path)
-            names = {name: port for port in model.inputs for name in port.get_names()}
-            model.reshape({names[name]: list(shape) for name, shape in shapes.items()})
-            compiled = core.compile_model(model, "CPU", compile_options(settings))
-        except RuntimeError as error:
-            raise ProgramError(f"OpenVINO: {_reason(error)}") from error
-        return _Request(compiled.create_infer_request(), [p.get_any_name() for p in model.inputs])
+    def profile(
+        self, path: Path, settings: RunSettings, batches: Sequence[Mapping[str, Array]]
+    ) -> Sequence[OperatorTime]:
+        """Run `batches` with OpenVINO's performance counters, after one call that does not count.
+
+        The counters are whole microseconds, rounded down: what is shorter is not told.
+        """
+        shapes = {name: values.shape for name, values in batches[0].items()}
+        request = _request(path, {**compile_options(settings), "PERF_COUNT": "YES"}, shapes)
+        request.run(batches[0])
+        before = request.counters()
+        for batch in batches:
+            request.run(batch)
+        return operators_of_counters(before, request.counters(), len(batches))
+
+
+def _request(
+    path: Path, options: Mapping[str, str], shapes: Mapping[str, Sequence[int]]
+) -> _Request:
+    import openvino
+
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        names = {name: port for port in model.inputs for name in port.get_names()}
+        model.reshape({names[name]: list(shape) for name, shape in shapes.items()})
+        compiled = core.compile_model(model, "CPU", dict(options))
+    except RuntimeError as error:
+        raise ProgramError(f"OpenVINO: {_reason(error)}") from error
+    return _Request(compiled.create_infer_request(), [p.get_any_name() for p in model.inputs])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counter:
+    """What OpenVINO tells of one node of its graph.
+
+    Args:
+        node: its name.
+        kind: its type.
+        kernel: name of the kernel that runs it.
+        mean_us: mean time over all calls so far, whole microseconds, rounded down.
+    """
+
+    node: str
+    kind: str
+    kernel: str
+    mean_us: int
+
+
+def operators_of_counters(
+    before: Sequence[Counter], after: Sequence[Counter], calls: int
+) -> tuple[OperatorTime, ...]:
+    """Return mean times of a call by operator type, the longest first.
+
+    Args:
+        before: counters after one call, which packs weights and is left out.
+        after: counters of the same nodes when `calls` more have been made.
+        calls: at least 1.
+    """
+    first_us = {counter.node: counter.mean_us for counter in before}
+    total_us: dict[str, list[int]] = defaultdict(list)
+    kernels: dict[str, set[str]] = defaultdict(set)
+    for counter in after:
+        spent_us = (calls + 1) * counter.mean_us - first_us.get(counter.node, 0)
+        if spent_us > 0:
+            total_us[counter.kind].append(spent_us)
+            kernels[counter.kind].add(counter.kernel)
+    return longest_first(
+        OperatorTime(
+            kind=kind,
+            count=len(spent_us),
+            seconds=1e-6 * sum(spent_us) / calls,
+            kernels=tuple(sorted(kernels[kind])),
+        )
+        for kind, spent_us in total_us.items()
+    )
 
 
 class _Request:
@@ -72,6 +142,17 @@ class _Request:
             {i: inputs[name] for i, name in enumerate(self._names)}, share_inputs=True
         )
         return list(results.values())
+
+    def counters(self) -> list[Counter]:
+        return [
+            Counter(
+                node=found.node_name,
+                kind=found.node_type,
+                kernel=found.exec_type,
+                mean_us=round(1e6 * found.real_time.total_seconds()),
+            )
+            for found in self._request.profiling_info
+        ]
 
     def close(self) -> None:
         self._request = None

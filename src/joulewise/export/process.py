@@ -7,15 +7,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import numpy as np
 
 from joulewise.core.child import Child
 from joulewise.core.energy import Timing
+from joulewise.core.profile import Profile
 from joulewise.core.recipe import RunSettings
 from joulewise.export.program import RUNTIMES, Array
 from joulewise.workload.store import Store
 
 __all__ = ["ProgramProcess"]
+
+PROFILE_S = 0.2
+"""A mean over so many seconds tells which operators cost; their exact times nobody needs."""
 
 
 class ProgramProcess:
@@ -35,12 +40,13 @@ class ProgramProcess:
     def __init__(self, path: Path, settings: RunSettings, store: Store, batch_items: int) -> None:
         RUNTIMES.require(settings.runtime)
         self.batch_items = batch_items
+        self._path, self._settings = str(path.absolute()), asdict(settings)
         self._child = Child("joulewise.export.worker")
         try:
             self.load_s: float = self._child.ask(
                 "open",
-                path=str(path.absolute()),
-                settings=asdict(settings),
+                path=self._path,
+                settings=self._settings,
                 store=str(store.folder.absolute()),
                 batch_items=batch_items,
             )
@@ -69,6 +75,20 @@ class ProgramProcess:
             output=str(folder.absolute()),
         )
         return [np.load(folder / f"{i}.npy", allow_pickle=False) for i in range(count)]
+
+    def profile(self, seconds: float = PROFILE_S) -> Profile:
+        """Return where the time of a call goes, on the items that timed blocks run over.
+
+        Args:
+            seconds: about how long calls are timed as they are, and as long again by operator.
+
+        Raises:
+            ProgramError: the runtime cannot tell, or the process died.
+        """
+        answer = self._child.ask(
+            "profile", path=self._path, settings=self._settings, seconds=seconds
+        )
+        return msgspec.convert(answer, Profile)
 
     def close(self) -> None:
         """End the process."""

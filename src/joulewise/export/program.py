@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from joulewise.core.profile import OperatorTime
 from joulewise.core.recipe import RunSettings
 from joulewise.core.registry import Entry, Registry
 
@@ -52,6 +53,15 @@ class Runtime(Protocol):
         self, path: Path, settings: RunSettings, shapes: Mapping[str, Sequence[int]]
     ) -> Program:
         """Open an artifact for batches of `shapes`; raises whatever the library raises."""
+        ...
+
+    def profile(
+        self, path: Path, settings: RunSettings, batches: Sequence[Mapping[str, Array]]
+    ) -> Sequence[OperatorTime]:
+        """Run each of `batches`, all of one shape, once, and return the mean times of a call.
+
+        What only the first call does (packing weights, say) is left out.
+        """
         ...
 
 

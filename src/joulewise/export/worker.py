@@ -13,12 +13,20 @@ import numpy as np
 
 from joulewise.core.child import serve
 from joulewise.core.errors import ProgramError
+from joulewise.core.profile import Profile
 from joulewise.core.recipe import RunSettings
 from joulewise.export.program import RUNTIMES, Array, Program
 from joulewise.workload.store import Store, open_store
 
 BLOCK_BYTES = 64 << 20
 """Real inputs kept ready for timed blocks; more than a last-level cache, less than a problem."""
+
+
+WARM_CALLS = 3
+FEWEST_CALLS = 5
+MOST_TIMED = 1000
+MOST_PROFILED = 50
+"""Calls of a profile: enough for a mean, and few enough for a trace of thousands of operators."""
 
 
 class Worker:
@@ -78,6 +86,28 @@ class Worker:
             np.save(Path(output) / f"{number}.npy", np.concatenate(columns)[:items])
         return len(parts[0])
 
+    def profile(self, path: str, settings: dict[str, object], seconds: float) -> Profile:
+        """Return where the time of a call goes.
+
+        Calls of the open program are timed for about `seconds`, then as long again those of a
+        program that is opened to tell of its operators.
+        """
+        run = msgspec.convert(settings, RunSettings)
+        warm_s = self.block(WARM_CALLS)["seconds"] / WARM_CALLS
+        timed, profiled = (
+            max(FEWEST_CALLS, min(most, int(seconds / warm_s)))
+            for most in (MOST_TIMED, MOST_PROFILED)
+        )
+        call_s = self.block(timed)["seconds"] / timed
+        batches = [self._inputs[i % len(self._inputs)] for i in range(profiled)]
+        return Profile(
+            runtime=run.runtime,
+            batch_items=len(next(iter(batches[0].values()))),
+            calls=profiled,
+            call_s=call_s,
+            operators=tuple(RUNTIMES.load(run.runtime)().profile(Path(path), run, batches)),
+        )
+
     def _opened(self) -> Program:
         if self._program is None:
             raise RuntimeError("no program is open")
@@ -98,4 +128,5 @@ def _ready(store: Store, batch_items: int) -> list[dict[str, Array]]:
 
 if __name__ == "__main__":
     worker = Worker()
-    serve({"open": worker.open, "block": worker.block, "predict": worker.predict})
+    handlers = (worker.open, worker.block, worker.predict, worker.profile)
+    serve({handler.__name__: handler for handler in handlers})

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -152,6 +153,21 @@ class RuntimeContract:
         program.close()
         program.close()
         assert np.isfinite(np.asarray(outputs, np.float64)).all()
+
+    def test_profile_tells_no_more_time_than_there_was(
+        self, runtime: Runtime, tmp_path: Path
+    ) -> None:
+        """Operators have names and times, the longest first, which fit into that of all calls."""
+        model = models.conv_classifier(tmp_path / "m.onnx")
+        batch: Batch = {"x": models.labelled_items(model, 256)[0]}
+        began_s = time.perf_counter()
+        found = runtime.profile(self.artifact(model), runtime.lossless(1)[0], [batch] * 5)
+        took_s = time.perf_counter() - began_s
+        told = [each.seconds for each in found]
+        assert told
+        assert told == sorted(told, reverse=True)
+        assert all(each.kind and each.count > 0 and each.seconds >= 0 for each in found)
+        assert 0 < 5 * sum(told) <= took_s
 
     @pytest.mark.parametrize("damage", ["empty", "noise", "truncated"])
     def test_damaged_file_is_an_error_not_a_crash(self, tmp_path: Path, damage: str) -> None:
