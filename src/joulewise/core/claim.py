@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from joulewise.core.energy import Grade, Interval, Measurement
+from joulewise.core.profile import Profile
 from joulewise.core.recipe import Recipe
 
 __all__ = ["Check", "Claim", "Difference", "Ledger", "Quality", "Ratio", "Trial"]
@@ -192,6 +193,7 @@ class Trial:
         seconds: time that it took.
         made_j: the part of `cost_j` that applying the steps took.
         made_s: time that this took.
+        profile: where the time of its calls goes, None where nobody asked.
     """
 
     recipe: Recipe
@@ -207,6 +209,7 @@ class Trial:
     seconds: float | None = None
     made_j: Interval | None = None
     made_s: float | None = None
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +218,7 @@ class Ledger:
 
     Args:
         stages_j: joules by cause ("preparation", "baseline", "training", "trials",
-            "interrupted", "proof"), net of idle.
+            "interrupted", "proof", "explanation"), net of idle.
         seconds: time spent, by the same causes.
         grade: grade of the joules.
         break_even_items: inferences after which the saving has paid the cost, with interval;

@@ -31,6 +31,7 @@ __all__ = [
     "Subject",
     "Taken",
     "block_joules_per_item",
+    "busy_cpus",
     "interleave",
     "least_block_s",
     "ratio_of",
@@ -223,13 +224,13 @@ def ratio_of(
 
 def _pair_ratio(one: Measurement, other: Measurement) -> float:
     """Return by how much the sensor may distort the ratio of two programs, a factor >= 1."""
-    busy = [_busy_cpus(each) for each in (one, other)]
+    busy = [busy_cpus(each) for each in (one, other)]
     known = [cpus for cpus in busy if cpus is not None]
     alike = len(known) == len(busy) and max(known) <= SAME_LOAD_RATIO * min(known)
     return one.sensor.pair_ratio * (1.0 if alike else one.sensor.load_ratio)
 
 
-def _busy_cpus(measurement: Measurement) -> float | None:
+def busy_cpus(measurement: Measurement) -> float | None:
     """Return how many CPUs a program keeps busy on average, None where that is unknown."""
     cpu_s = [block.cpu_s for block in measurement.blocks if block.cpu_s is not None]
     if len(cpu_s) < len(measurement.blocks):

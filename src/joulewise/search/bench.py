@@ -12,15 +12,17 @@ from joulewise.compress.process import Tell
 from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, PassError, ProgramError
-from joulewise.core.recipe import Recipe
+from joulewise.core.profile import Profile
+from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.settings import Settings
 from joulewise.core.statistics import is_inferior, items_needed, lower_bound
 from joulewise.export.process import ProgramProcess
 from joulewise.export.program import Array
 from joulewise.meter.bill import Bill
 from joulewise.meter.interleave import Plan, interleave, ratio_of
+from joulewise.search.profiles import profile_of
 from joulewise.search.session import Session
-from joulewise.search.why import explain_cost
+from joulewise.search.why import explain_cost, explain_threads, runs_on_other_threads
 
 __all__ = ["Bench", "Tried", "foreseen_bound"]
 
@@ -31,6 +33,9 @@ QUICK_PLAN = Plan(rounds=2, block_s=0.1, warm_up_s=0.4)
 FULL_PLAN = Plan(rounds=6, block_s=0.2, warm_up_s=0.4)
 
 REASON_CHARACTERS = 200
+
+LITTLE = 0.8
+"""A ratio to the best so far from which one asks why no more is saved."""
 
 HOPELESS = 1.15
 """A quick ratio to the best so far above which full measurement is not worth its joules."""
@@ -45,6 +50,8 @@ class Tried:
     ratio: Ratio | None = None
     measurement: Measurement | None = None
     rejected: str | None = None
+    profile: Profile | None = None
+    cause: str | None = None
 
 
 class Bench:
@@ -60,6 +67,7 @@ class Bench:
         self.session = session
         self.anchor = anchor
         self.tell = tell
+        self._originals: dict[RunSettings, Profile | None] = {}
 
     def try_recipe(
         self,
@@ -81,25 +89,24 @@ class Bench:
         Raises:
             TimeoutError: a step took longer than `limit_s`.
         """
-        before, made, size_bytes, cause = bill.meter.read(), None, None, None
+        before, made, size_bytes = bill.meter.read(), None, None
         try:
             size_bytes = self.session.make(recipe, self.tell, training_s, limit_s).size_bytes
             made = bill.meter.read()
             tried = self._too_large(recipe, size_bytes) or self._measure(
                 recipe, self.session.main_file(recipe), best_ratio
             )
+            tried = self._explained(recipe, tried, best_ratio)
             state, reason = ("rejected", tried.rejected) if tried.rejected else ("measured", None)
         except (PassError, ProgramError, InputError) as error:
             tried, state, reason = Tried(), "failed", self._short(error)
         after = bill.meter.read()
         made = made or after
-        if tried.ratio is not None and tried.ratio.value >= (best_ratio or float("inf")):
-            cause = explain_cost(recipe, self.session.main_file(recipe), self.session.host)
         return Trial(
             recipe=recipe,
             state=state,
             reason=reason,
-            cause=cause,
+            cause=tried.cause,
             ratio=tried.ratio,
             quality=tried.quality,
             difference=tried.difference,
@@ -109,6 +116,7 @@ class Bench:
             seconds=after.time_s - before.time_s,
             made_j=bill.interval(before, made),
             made_s=made.time_s - before.time_s,
+            profile=tried.profile,
         )
 
     def _too_large(self, recipe: Recipe, size_bytes: int) -> Tried | None:
@@ -139,8 +147,32 @@ class Bench:
                     words = f"bound to be expected {100 * bound:+.2f}"
                     reason = _quality_reason(difference, words, self.session.settings.margin)
                     return replace(tried, rejected=reason)
-            tried = self._with_energy(tried, self._interleaved(program, FULL_PLAN))
+            taken = self._interleaved(program, FULL_PLAN)
+            tried = self._with_energy(tried, taken)
+            if runs_on_other_threads(recipe, self.session.anchor):
+                tried = replace(tried, cause=explain_threads(taken["candidate"], taken["anchor"]))
             return replace(tried, rejected=self._too_late(tried.measurement))
+
+    def _explained(self, recipe: Recipe, tried: Tried, best_ratio: float | None) -> Tried:
+        """Return what was tried, with where its time goes and why if it saves little or nothing."""
+        if recipe.lossless or tried.ratio is None or best_ratio is None:
+            return tried
+        saved_ratio = tried.ratio.value / best_ratio
+        if saved_ratio < LITTLE:
+            return tried
+        profile, original = profile_of(self.session, recipe), self._original(recipe.run)
+        if profile is None or original is None:
+            return tried
+        loses, host = saved_ratio >= 1, self.session.host
+        cause = explain_cost(recipe, profile, original, host, loses=loses)
+        return replace(tried, profile=profile, cause=cause)
+
+    def _original(self, run: RunSettings) -> Profile | None:
+        """Return the profile of the original, run as a candidate is but in f32; taken once."""
+        run = replace(run, precision=run.precision and "f32")
+        if run not in self._originals:
+            self._originals[run] = profile_of(self.session, Recipe(run=run))
+        return self._originals[run]
 
     def _quick(self, recipe: Recipe, program: ProgramProcess, best_ratio: float | None) -> Tried:
         outputs = self._answers(program, QUICK_ITEMS)
