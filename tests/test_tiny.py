@@ -13,6 +13,7 @@ import joulewise
 from joulewise.core.claim import Trial
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Bundle, digest_file, load
+from joulewise.report.explain import explain_lines
 from tests.models import Job, make_job, shorten_plans
 
 SETTINGS = joulewise.Settings(
@@ -63,6 +64,7 @@ def bundle(job: Job, progress: Recorder) -> Iterator[Bundle]:
             job.model.parent / "out",
             settings=SETTINGS,
             supply=SUPPLY,
+            explain=True,
             progress=progress,
         )
 
@@ -122,11 +124,21 @@ def test_trials_are_told_once_and_as_found_comes_first(bundle: Bundle, progress:
 
 
 def test_every_joule_of_the_search_is_billed(bundle: Bundle) -> None:
-    causes = {"preparation", "baseline"} | ({"proof"} if bundle.claims else set())
+    causes = {"preparation", "baseline", "explanation"} | ({"proof"} if bundle.claims else set())
     assert set(bundle.ledger.stages_j) == causes
     assert bundle.ledger.total_j.low > 0
     tried = sum(trial.cost_j.central for trial in bundle.trials if trial.cost_j)
     assert bundle.ledger.stages_j["baseline"].central == pytest.approx(tried)
+
+
+def test_time_of_the_original_is_explained(out: Path, bundle: Bundle) -> None:
+    (profile,) = [trial.profile for trial in bundle.trials if trial.recipe == bundle.baseline]
+    assert profile is not None
+    assert any(operator.kind in {"Conv", "FusedConv"} for operator in profile.operators)
+    assert profile.work is not None
+    assert profile.work.mac == 6 * 8 * 8 * 9 + 96 * 4  # of one item
+    assert explain_lines(bundle)
+    assert "Where the time goes" in (out / "report.html").read_text()
 
 
 def test_digests_are_those_of_the_files(out: Path, bundle: Bundle) -> None:

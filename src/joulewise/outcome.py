@@ -40,6 +40,11 @@ class Outcome:
     smallest_margin: float
     warnings: tuple[str, ...]
 
+    @property
+    def won(self) -> Claim | None:
+        """The claim of the winner, None where the original is kept."""
+        return next((claim for claim in reversed(self.claims) if claim.holds), None)
+
 
 def contest(session: Session, choice: Choice, candidate: Trial) -> Contest:
     """Return the final test of `candidate`: against the baseline, or as found if it is that."""

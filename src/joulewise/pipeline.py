@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from joulewise.core.claim import Check, Claim, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, MissingExtraError, UsageError
 from joulewise.core.host import Host, read_host
+from joulewise.core.profile import Profile
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.records import Bundle
 from joulewise.core.settings import Budget, Settings, Usage
@@ -27,9 +29,11 @@ from joulewise.meter.interleave import Plan, interleave
 from joulewise.meter.table import meter_opener
 from joulewise.outcome import Outcome, contest, record
 from joulewise.proof.prove import prove
+from joulewise.report.explain import subjects
 from joulewise.report.text import metric_words
 from joulewise.search.allowance import Allowance
 from joulewise.search.choose import choose
+from joulewise.search.profiles import profiles_of, with_profiles
 from joulewise.search.run import Searched, search
 from joulewise.search.session import Session
 from joulewise.search.space import as_found_recipe
@@ -95,6 +99,7 @@ def optimize(
     resume: bool = False,
     study_url: str | None = None,
     supply: Supply | None = None,
+    explain: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
     """Find the version of a model that does the same job for the fewest joules, with proof.
@@ -115,6 +120,7 @@ def optimize(
             ``mysql://...``; None for a file beside the output.
         supply: where the electricity comes from, as from `joulewise.supply`; None counts neither
             grams nor money.
+        explain: take profiles by operator type of the original, the chosen and the best rejected.
         progress: told what happens.
 
     Returns:
@@ -186,9 +192,22 @@ def optimize(
             smallest_margin=smallest,
             warnings=(*warnings, *workload.warnings, *_cut_short(found)),
         )
+        profiles = _profiles(session, outcome, bill, progress) if explain else {}
         bundle = record(session, outcome, bill, supply)
+        bundle = replace(bundle, trials=with_profiles(bundle.trials, profiles))
         bundles.write(bundle, session.artifact_folder(bundle.recipe), workload, work, output)
     return bundle
+
+
+def _profiles(
+    session: Session, outcome: Outcome, bill: Bill, progress: Progress
+) -> Mapping[str, Profile]:
+    """Return profiles of the trials that explain the verdict, where they have none yet."""
+    progress.stage("looking where the time goes")
+    recipe = outcome.won.candidate if outcome.won else outcome.choice.as_found.recipe
+    told = subjects(outcome.trials, outcome.choice.baseline.recipe, recipe)
+    with bill.stage("explanation"):
+        return profiles_of(session, [*told.values()])
 
 
 def _cut_short(found: Searched) -> tuple[str, ...]:

@@ -156,6 +156,12 @@ Price = Annotated[float | None, typer.Option("--price", help="Tell money: price 
 Mlflow = Annotated[
     bool, typer.Option("--mlflow", help="Log the result to MLflow (MLFLOW_TRACKING_URI).")
 ]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain", help="Tell where the time goes: the original and others, by operator."
+    ),
+]
 Currency = Annotated[str | None, typer.Option("--currency", help="Of the price, as in EUR.")]
 
 
@@ -206,6 +212,7 @@ def optimize(
     currency: Currency = None,
     mlflow: Mlflow = False,
     study: Study = None,
+    explain: Explain = False,
     resume: Resume = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -242,7 +249,8 @@ def optimize(
     budget = Budget(max_s=None if max_minutes is None else 60 * max_minutes, max_j=max_joules)
     run_optimize(
         model, data, output, usage, settings, train=train, weights=weights, budget=budget,
-        study_url=study, supply=supply, mlflow=mlflow, resume=resume, as_json=json, quiet=quiet,
+        study_url=study, supply=supply, mlflow=mlflow, explain=explain, resume=resume,
+        as_json=json, quiet=quiet,
     )  # fmt: skip
 
 
@@ -301,6 +309,7 @@ def passes(json: Json = False) -> None:
 def demo(
     output: Output = Path("joulewise-demo"),
     batch: Batch = 1,
+    explain: Explain = False,
     resume: Resume = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -312,8 +321,9 @@ def demo(
 
     usage, settings = Usage(batch_items=batch), Settings()
     run_optimize(
-        MODEL, str(DATA), output, usage, settings, resume=resume, as_json=json, quiet=quiet
-    )
+        MODEL, str(DATA), output, usage, settings, explain=explain, resume=resume, as_json=json,
+        quiet=quiet,
+    )  # fmt: skip
 
 
 @app.command()

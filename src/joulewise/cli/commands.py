@@ -14,6 +14,7 @@ from joulewise.core.errors import JoulewiseError
 from joulewise.core.records import Bundle, to_json
 from joulewise.core.settings import Budget, Settings, Usage
 from joulewise.core.supply import Supply
+from joulewise.report.explain import explain_lines
 from joulewise.report.footprint import footprint_lines
 from joulewise.report.verdict import verdict_lines
 from joulewise.tracking import require_mlflow
@@ -46,6 +47,7 @@ def run_optimize(
     study_url: str | None = None,
     supply: Supply | None = None,
     mlflow: bool = False,
+    explain: bool = False,
     resume: bool,
     as_json: bool,
     quiet: bool,
@@ -58,23 +60,24 @@ def run_optimize(
             bundle = pipeline.optimize(
                 model, data, output, train=train, weights=weights, usage=usage,
                 settings=settings, budget=budget, resume=resume,
-                study_url=study_url, supply=supply, progress=progress,
+                study_url=study_url, supply=supply, explain=explain, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise InterruptedRunError(_what_is_kept(output)) from None
     for warning in bundle.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(to_json(bundle) if as_json else "\n".join(_result_lines(bundle)))
+    typer.echo(to_json(bundle) if as_json else "\n".join(_result_lines(bundle, explain=explain)))
     if not quiet:
         typer.echo(f"bundle   {output} (open {output / 'report.html'})", err=True)
     if mlflow:
         log(bundle)
 
 
-def _result_lines(bundle: Bundle) -> list[str]:
+def _result_lines(bundle: Bundle, *, explain: bool) -> list[str]:
     told = {_FOOTPRINTS.get(what, what): each for what, each in bundle.footprints.items()}
     sensors = [trial.measurement.sensor for trial in bundle.trials if trial.measurement]
-    return [*verdict_lines(bundle), *footprint_lines(told, sensors, width=9)]
+    table = ["", *explain_lines(bundle)] if explain else []
+    return [*verdict_lines(bundle), *footprint_lines(told, sensors, width=9), *table]
 
 
 def _what_is_kept(output: Path) -> str:

@@ -16,6 +16,7 @@ from joulewise.core.energy import Interval, Sensor
 from joulewise.core.errors import MissingExtraError
 from joulewise.core.records import Bundle
 from joulewise.report import text
+from joulewise.report.explain import explain_table
 from joulewise.report.footprint import (
     carbon_words,
     intensity_words,
@@ -72,6 +73,7 @@ def render_page(bundle: Bundle) -> str:
             parts=tuple(zip(LABELS, verdict_parts(bundle), strict=True)),
             plot=_plot(bundle),
             rows=trial_table(bundle),
+            explained=explain_table(bundle),
             stages=_stages(bundle),
             sensors=_sensors(bundle),
             warnings=_warnings(bundle),
