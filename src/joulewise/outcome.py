@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from joulewise.core.claim import Check, Claim, Ledger, Trial
 from joulewise.core.energy import Interval
+from joulewise.core.front import front
 from joulewise.core.host import package_versions
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Artifact, Bundle
@@ -108,6 +109,7 @@ def record(session: Session, outcome: Outcome, bill: Bill, supply: Supply | None
         ledger=ledger,
         warnings=(*outcome.warnings, *_noise(outcome)),
         footprints={} if supply is None else _footprints(supply, ledger, outcome, won),
+        front=front(outcome.trials),
     )
 
 

@@ -14,7 +14,7 @@ from joulewise.compression import Compressed
 from joulewise.core.claim import Claim
 from joulewise.core.records import Bundle, load
 from joulewise.core.statistics import quotient
-from joulewise.report.verdict import verdict_lines
+from joulewise.report.verdict import ledger_line, verdict_lines
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,7 +82,8 @@ def test_make_has_the_two_commands() -> None:
 )
 def test_verdicts_shown_are_those_of_the_records(name: str, page: str) -> None:
     bundle = load(Bundle, ROOT / "records" / f"{name}.json")
-    assert "\n".join(verdict_lines(bundle)) in (ROOT / page).read_text()
+    told = "\n".join([*verdict_lines(bundle), ledger_line(bundle)])
+    assert told in (ROOT / page).read_text()
 
 
 @pytest.mark.parametrize("name", ["smaller-batch-1", "smaller-batch-32", "appliances"])

@@ -11,8 +11,10 @@ import pytest
 
 from joulewise.core.energy import Interval
 from joulewise.core.errors import MissingExtraError
-from joulewise.report.frontier import frontier_spec, plot_script, plotted
+from joulewise.report.frontier import frontier_spec, plotted
 from joulewise.report.page import render_page
+from joulewise.report.plots import plot_script
+from joulewise.report.verdict import trial_table
 from tests.report.bundles import (
     AS_FOUND,
     make_bundle,
@@ -110,10 +112,11 @@ def test_specification_needs_altair() -> None:
         frontier_spec(make_bundle())
 
 
-def test_chart_is_drawn_once() -> None:
+@pytest.mark.parametrize("name", ["frontier", "ledger", "payback"])
+def test_chart_is_drawn_once(name: str) -> None:
     page = render_page(make_bundle())
-    assert page.count('vegaEmbed("#frontier"') == 1
-    assert page.count('id="frontier"') == 1
+    assert page.count(f'vegaEmbed("#{name}"') == 1
+    assert page.count(f'id="{name}"') == 1
     assert len([tag for tag, _ in parse(page).tags if tag == "script"]) == 2
 
 
@@ -181,6 +184,26 @@ def test_wide_ranges_get_a_logarithmic_axis(largest: float, kind: str) -> None:
 def test_chosen_trial_is_marked() -> None:
     points = plotted(make_bundle())
     assert [p["label"] for p in points if p["verdict"] == "chosen"] == ["chosen"]
+
+
+def test_line_of_the_front_joins_what_none_beats_in_joules_and_quality() -> None:
+    """The baseline is the cheapest of the best; dynamic int8 is beaten by it, pruning by int8."""
+    found = {(p["x"], p["y"]): p["front"] for p in plotted(make_bundle())}
+    assert found == {
+        (1.9, 0.939): False,
+        (1.0, 0.939): True,
+        (0.402, 0.9375): True,
+        (1.21, 0.9385): False,
+        (0.61, 0.921): False,
+    }
+
+
+def test_table_marks_the_front() -> None:
+    """Size keeps none on it here, and what collapsed is the cheapest of all."""
+    bundle = make_bundle()
+    marked = [row.on_front for row in trial_table(bundle)]
+    assert marked == [False, True, True, True, False, True, False]
+    assert render_page(bundle).count('aria-label="on the front"') == sum(marked)
 
 
 def test_specification_is_json() -> None:

@@ -13,6 +13,7 @@ from joulewise.report.text import MISSING
 from joulewise.report.verdict import (
     headline,
     j_per_item,
+    ledger_line,
     trial_table,
     verdict_lines,
     verdict_parts,
@@ -23,6 +24,7 @@ from tests.report.bundles import (
     make_bundle,
     make_claim,
     make_difference,
+    make_ledger,
     make_measurement,
     make_quality,
     make_workload,
@@ -91,6 +93,21 @@ def test_keep_names_the_best_failed_claim() -> None:
         "the hold-out of 2,000 items can certify a margin of 0.15 pp at best; 0.50 pp was declared"
     )
     assert cost.endswith("nothing is saved that could pay it back")
+
+
+def test_keep_says_whom_the_break_even_is_of() -> None:
+    ledger = make_ledger("cheaper")
+    cost = verdict_parts(make_bundle("keep", ledger=ledger))[3]
+    assert "; the best rejected candidate would pay back after 6,750,000 inferences" in cost
+
+
+def test_ledger_names_every_cause_with_joules_interval_and_time() -> None:
+    assert ledger_line(make_bundle("keep")) == (
+        "ledger   baseline 600 J (300 J to 1.20 kJ) in 2 min 00 s; "
+        "calibration 120 J (60.0 J to 240 J) in 21.0 s; "
+        "trials 3.00 kJ (1.50 kJ to 6.00 kJ) in 10 min 40 s; "
+        "proof 400 J (200 J to 800 J) in 1 min 35 s (estimated, grade D)"
+    )
 
 
 def test_keep_without_claims_names_the_cheapest_trial() -> None:

@@ -248,7 +248,7 @@ def charged(bill: Bill, expected_items: int | None = None) -> Any:
     )
 
 
-def test_training_is_billed_apart_from_trying() -> None:
+def test_training_and_calibration_are_billed_apart_from_trying() -> None:
     bill = Bill(Purse())
     whole = Interval(low=5.0, central=10.0, high=20.0)
     made = Interval(low=4.0, central=8.0, high=16.0)
@@ -256,8 +256,9 @@ def test_training_is_billed_apart_from_trying() -> None:
     charged(bill)._charge(replace(trial, made_j=made, made_s=7.0))
     charged(bill)._charge(replace(trial, recipe=int8(), made_j=made, made_s=7.0))
     assert bill.stages_j["training"] == made
-    assert bill.stages_j["trials"] == Interval(low=6.0, central=12.0, high=24.0)
-    assert bill.seconds == {"training": 7.0, "trials": 2.0 + 9.0}
+    assert bill.stages_j["calibration"] == made
+    assert bill.stages_j["trials"] == Interval(low=2.0, central=4.0, high=8.0)
+    assert bill.seconds == {"training": 7.0, "calibration": 7.0, "trials": 2.0 + 2.0}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from joulewise.core.settings import Budget, Settings, Usage
 from joulewise.core.supply import Supply
 from joulewise.report.explain import explain_lines
 from joulewise.report.footprint import footprint_lines
-from joulewise.report.verdict import verdict_lines
+from joulewise.report.verdict import ledger_line, verdict_lines
 from joulewise.tracking import require_mlflow
 
 __all__ = ["run_optimize", "run_verify"]
@@ -76,8 +76,9 @@ def run_optimize(
 def _result_lines(bundle: Bundle, *, explain: bool) -> list[str]:
     told = {_FOOTPRINTS.get(what, what): each for what, each in bundle.footprints.items()}
     sensors = [trial.measurement.sensor for trial in bundle.trials if trial.measurement]
+    footprints = footprint_lines(told, sensors, width=9)
     table = ["", *explain_lines(bundle)] if explain else []
-    return [*verdict_lines(bundle), *footprint_lines(told, sensors, width=9), *table]
+    return [*verdict_lines(bundle), ledger_line(bundle), *footprints, *table]
 
 
 def _what_is_kept(output: Path) -> str:

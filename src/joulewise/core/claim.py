@@ -217,7 +217,7 @@ class Ledger:
     """Every joule spent on finding the candidate.
 
     Args:
-        stages_j: joules by cause ("preparation", "baseline", "training", "trials",
+        stages_j: joules by cause ("preparation", "baseline", "calibration", "training", "trials",
             "interrupted", "proof", "explanation"), net of idle.
         seconds: time spent, by the same causes.
         grade: grade of the joules.

@@ -127,6 +127,8 @@ class Bundle:
         warnings: each with its remedy.
         footprints: grams and money of the "search" (the ledger's joules) and of a "million
             inferences" with the winner (net of idle); empty where no place or price was given.
+        front: places in `trials`, from 0, of those that none of the others equals or beats in
+            joules, quality, latency and size (`joulewise.core.front`); empty in older records.
     """
 
     created: str
@@ -150,6 +152,7 @@ class Bundle:
     slice_margin: float | None = None
     warnings: tuple[str, ...] = ()
     footprints: Mapping[str, Footprint] = field(default_factory=dict)
+    front: tuple[int, ...] = ()
     schema: str = field(default=SCHEMA)
 
     @property

@@ -1,7 +1,7 @@
 """The frontier plot: energy of every trial against its quality, as a Vega-Lite specification.
 
-Colour is never alone: every state has its own shape too. Text and grid take their colours from
-the page's style sheet, so that the plot follows light and dark mode.
+Colour is never alone: every state has its own shape too. A line in steps joins the trials that no
+plotted one equals or beats in both; latency and size are left to the table's front.
 """
 
 from __future__ import annotations
@@ -11,17 +11,28 @@ from types import ModuleType
 from typing import Any
 
 from joulewise.core.claim import Trial
-from joulewise.core.errors import MissingExtraError
+from joulewise.core.front import non_dominated
 from joulewise.core.records import Bundle
+from joulewise.report.plots import altair, specification
 from joulewise.report.text import gap
 from joulewise.report.verdict import TrialRow, trial_table
 
-__all__ = ["frontier_spec", "plot_script", "plotted"]
+__all__ = ["frontier_spec", "plotted"]
 
 _STATES = ("chosen", "measured", "rejected", "failed")
 _COLOURS = ("#009E73", "#3B8EDB", "#E07B00", "#CC79A7")  # near Okabe and Ito 2008, lighter blue
 _SHAPES = ("diamond", "circle", "triangle-up", "cross")
-_TOOLTIP = ("recipe", "verdict", "energy ratio", "joules per item", "quality", "reason")
+_TOOLTIP = (
+    "recipe",
+    "verdict",
+    "energy ratio",
+    "joules per item",
+    "quality",
+    "p95",
+    "size",
+    "reason",
+)
+_LINE = "#8A8F98"
 _WIDE = 8.0  # largest over smallest ratio from which the axis is logarithmic
 _LARGEST_LOSS = 0.1  # trials that lose more quality than this would flatten the picture
 
@@ -32,34 +43,12 @@ def frontier_spec(bundle: Bundle) -> dict[str, Any] | None:
     Raises:
         MissingExtraError: altair is not installed.
     """
-    try:
-        import altair as alt
-    except ImportError as error:
-        raise MissingExtraError("altair", "plots") from error
+    alt = altair()
     values = plotted(bundle)
     if not values:
         return None
     layers = [*_margin(alt, bundle), *_marks(alt, values)]
-    chart = alt.layer(*layers).properties(width="container", height=380)
-    chart = chart.configure(background="transparent").configure_view(stroke=None)
-    chart = chart.configure_axis(titleFontWeight="normal", titleFontSize=12)
-    return dict(chart.to_dict())
-
-
-def plot_script() -> str:
-    """Return the JavaScript that draws a specification; it defines ``vegaEmbed``.
-
-    Raises:
-        MissingExtraError: altair or vl-convert is not installed.
-    """
-    try:
-        import altair as alt
-        import vl_convert
-    except ImportError as error:
-        raise MissingExtraError(error.name or "altair", "plots") from error
-    major_minor = "_".join(str(alt.SCHEMA_VERSION).split(".")[:2])
-    # its stub demands a snippet; without one the function exports vegaEmbed
-    return str(vl_convert.javascript_bundle(vl_version=major_minor))  # type: ignore[call-arg]
+    return specification(alt.layer(*layers).properties(width="container", height=380))
 
 
 def plotted(bundle: Bundle) -> list[dict[str, Any]]:
@@ -70,11 +59,13 @@ def plotted(bundle: Bundle) -> list[dict[str, Any]]:
     original = _original_quality(bundle)
     floor = 0.0 if original is None else original - _LARGEST_LOSS
     pairs = zip(bundle.trials, trial_table(bundle), strict=True)
-    return [
+    points = [
         point
         for trial, row in pairs
         if (point := _point(trial, row)) is not None and point["y"] >= floor
     ]
+    kept = non_dominated([(point["x"], -point["y"]) for point in points])
+    return [{**point, "front": best} for point, best in zip(points, kept, strict=True)]
 
 
 def _point(trial: Trial, row: TrialRow) -> dict[str, Any] | None:
@@ -91,18 +82,24 @@ def _point(trial: Trial, row: TrialRow) -> dict[str, Any] | None:
         "energy ratio": row.ratio,
         "joules per item": row.joules,
         "quality": row.quality,
+        "p95": row.latency,
+        "size": row.size,
         "reason": row.reason,
     }
 
 
 def _marks(alt: ModuleType, values: list[dict[str, Any]]) -> list[Any]:
-    """Return interval bars, points and labels."""
+    """Return the front, interval bars, points and labels."""
     x, low = _x_axis(alt, "x", values), _x_axis(alt, "low", values)
     y, state = _y_axis(alt), _states(alt, values)
     base = alt.Chart(alt.Data(values=values))
     bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(
         x=low, x2="high:Q", y=y, color=state["color"]
     )
+    front = base.transform_filter("datum.front").mark_line(
+        interpolate="step-after", strokeWidth=1.5, color=_LINE, opacity=0.8
+    )
+    front = front.encode(x=x, y=y, order="x:Q")
     symbols = base.mark_point(filled=True, opacity=1).encode(
         x=x,
         y=y,
@@ -114,7 +111,7 @@ def _marks(alt: ModuleType, values: list[dict[str, Any]]) -> list[Any]:
     above = base.transform_filter(f"!({found})").mark_text(dy=-15, fontSize=12)
     below = base.transform_filter(found).mark_text(dy=18, fontSize=12)
     labels = [marks.encode(x=x, y=y, text="label:N") for marks in (above, below)]
-    return [bars, symbols, *labels]
+    return [front, bars, symbols, *labels]
 
 
 def _x_axis(alt: ModuleType, field: str, values: list[dict[str, Any]]) -> Any:  # noqa: ANN401  altair's types
@@ -155,7 +152,7 @@ def _margin(alt: ModuleType, bundle: Bundle) -> list[Any]:
     least = original * math.exp(-bundle.margin) if relative else original - bundle.margin
     base = alt.Chart(alt.Data(values=[{"y": least, "text": text}]))
     y = _y_axis(alt)
-    line = base.mark_rule(strokeDash=[6, 4], strokeWidth=1.5, color="#8A8F98").encode(y=y)
+    line = base.mark_rule(strokeDash=[6, 4], strokeWidth=1.5, color=_LINE).encode(y=y)
     label = base.mark_text(align="right", dy=11, fontSize=11).encode(
         x=alt.value("width"), y=y, text="text:N"
     )

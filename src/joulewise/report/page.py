@@ -6,7 +6,7 @@ user is escaped by the template.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ from joulewise.report.footprint import (
     left_out,
     money_words,
 )
-from joulewise.report.frontier import frontier_spec, plot_script, plotted
+from joulewise.report.frontier import frontier_spec, plotted
+from joulewise.report.plots import plot_script
 from joulewise.report.snippet import run_requirement, run_snippet
+from joulewise.report.spending import ledger_spec, payback_spec
 from joulewise.report.verdict import LABELS, headline, trial_table, verdict_parts
 
 __all__ = ["render_page"]
@@ -37,10 +39,17 @@ _BADGES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plot:
-    """The frontier plot of a page: `spec` and `script` draw it, `note` says what is not in it."""
+class Plots:
+    """The plots of a page.
 
-    spec: dict[str, Any] | None
+    Args:
+        specs: id of the place -> what is drawn there: "frontier", "ledger", "payback"; those that
+            would show nothing are not among them.
+        script: draws them.
+        note: what the frontier does not show, or why there is none.
+    """
+
+    specs: Mapping[str, dict[str, Any]]
     script: str
     note: str
 
@@ -56,7 +65,7 @@ class Stage:
 
 
 def render_page(bundle: Bundle) -> str:
-    """Return the whole report as one HTML file; without altair it has no plot and says so.
+    """Return the whole report as one HTML file; without altair it has no plots and says so.
 
     Raises:
         InputError: the bundle announces a winner that no claim in it proves.
@@ -71,7 +80,7 @@ def render_page(bundle: Bundle) -> str:
             badge=badge,
             headline=headline(bundle),
             parts=tuple(zip(LABELS, verdict_parts(bundle), strict=True)),
-            plot=_plot(bundle),
+            plots=_plots(bundle),
             rows=trial_table(bundle),
             explained=explain_table(bundle),
             stages=_stages(bundle),
@@ -103,17 +112,20 @@ def _environment() -> Environment:
     return environment
 
 
-def _plot(bundle: Bundle) -> Plot:
+def _plots(bundle: Bundle) -> Plots:
+    drawn = {"frontier": frontier_spec, "ledger": ledger_spec, "payback": payback_spec}
     try:
-        spec = frontier_spec(bundle)
-        script = plot_script() if spec else ""
+        made = {name: draw(bundle) for name, draw in drawn.items()}
+        script = plot_script() if any(made.values()) else ""
     except MissingExtraError as error:
-        return Plot(spec=None, script="", note=f"No plot: {error}")
-    if spec is None:
-        return Plot(spec=None, script="", note="No plot: no trial has both energy and quality.")
+        return Plots(specs={}, script="", note=f"No plot: {error}")
+    specs = {name: spec for name, spec in made.items() if spec is not None}
+    if "frontier" not in specs:
+        note = "No plot: no trial has both energy and quality."
+        return Plots(specs=specs, script=script, note=note)
     missing = len(bundle.trials) - len(plotted(bundle))
     note = f"{text.counted(missing, 'trial')} only in the table below." if missing else ""
-    return Plot(spec=spec, script=script, note=note)
+    return Plots(specs=specs, script=script, note=note)
 
 
 def _stages(bundle: Bundle) -> list[Stage]:

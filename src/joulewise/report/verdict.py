@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from joulewise.core.claim import Claim, Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Interval, Measurement
 from joulewise.core.errors import InputError
+from joulewise.core.front import front
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Bundle
 from joulewise.report.text import (
@@ -43,6 +44,7 @@ __all__ = [
     "claim_lines",
     "headline",
     "j_per_item",
+    "ledger_line",
     "trial_table",
     "verdict_lines",
     "verdict_parts",
@@ -50,6 +52,8 @@ __all__ = [
 ]
 
 LABELS = ("result", "energy", "quality", "cost")
+
+_WIDTH = max(map(len, LABELS)) + 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,9 @@ class TrialRow:
         ratio: energy ratio to the anchor of the study, with its interval.
         joules: joules per item with their grade.
         quality: on the search split, with the difference to the original.
+        latency: 95th percentile of the time of one batch.
         size: of the artifact.
+        on_front: whether no other trial equals or beats it in joules, quality, latency and size.
         verdict: "chosen", or the state of the trial: "measured", "rejected", "failed".
         reason: why it lost; empty for the chosen one.
     """
@@ -72,7 +78,9 @@ class TrialRow:
     ratio: str
     joules: str
     quality: str
+    latency: str
     size: str
+    on_front: bool
     verdict: str
     reason: str
 
@@ -83,11 +91,26 @@ def verdict_lines(bundle: Bundle) -> tuple[str, str, str, str]:
     Raises:
         InputError: the bundle announces a winner that no claim in it proves.
     """
-    width = max(map(len, LABELS)) + 2
     result, energy, quality, cost = (
-        f"{label:<{width}}{part}" for label, part in zip(LABELS, verdict_parts(bundle), strict=True)
+        f"{label:<{_WIDTH}}{part}"
+        for label, part in zip(LABELS, verdict_parts(bundle), strict=True)
     )
     return result, energy, quality, cost
+
+
+def ledger_line(bundle: Bundle) -> str:
+    """Return the joules and seconds of the search by cause, one line for a terminal.
+
+    Each is followed by its interval; sensor's grade and sum are in the line of the cost.
+    """
+    ledger = bundle.ledger
+    spent = (
+        f"{plain(cause)} {joules(each.central)} ({span(each, joules)}) in "
+        f"{seconds(ledger.seconds.get(cause))}"
+        for cause, each in ledger.stages_j.items()
+    )
+    causes = "; ".join(spent) or "nothing was billed"
+    return f"{'ledger':<{_WIDTH}}{causes} ({grade_word(ledger.grade)}, grade {ledger.grade})"
 
 
 def verdict_parts(bundle: Bundle) -> tuple[str, str, str, str]:
@@ -134,7 +157,8 @@ def winning_claim(bundle: Bundle) -> Claim | None:
 
 def trial_table(bundle: Bundle) -> list[TrialRow]:
     """Return one row of text per trial, in the order in which they were tried."""
-    return [_row(bundle, trial) for trial in bundle.trials]
+    best = front(bundle.trials)
+    return [_row(bundle, trial, place in best) for place, trial in enumerate(bundle.trials)]
 
 
 def j_per_item(measurement: Measurement | None, objective: str) -> Interval | None:
@@ -145,14 +169,17 @@ def j_per_item(measurement: Measurement | None, objective: str) -> Interval | No
     return measurement.gross_j_per_item if gross else measurement.net_j_per_item
 
 
-def _row(bundle: Bundle, trial: Trial) -> TrialRow:
+def _row(bundle: Bundle, trial: Trial, on_front: bool) -> TrialRow:
+    taken = trial.measurement
     return TrialRow(
         recipe=describe_recipe(trial.recipe),
         role=_role(bundle, trial.recipe),
         ratio=_ratio_cell(trial.ratio),
         joules=_joules_cell(trial),
         quality=_quality_cell(trial),
+        latency=seconds(None if taken is None else taken.latency_p95_s),
         size=size(trial.size_bytes),
+        on_front=on_front,
         verdict="chosen" if trial.recipe == bundle.recipe else plain(trial.state),
         reason=plain(trial.reason or ""),
     )
@@ -362,6 +389,6 @@ def _break_even(bundle: Bundle) -> str:
         return "nothing is saved that could pay it back"
     expected = bundle.workload.expected_items
     ahead = "" if expected is None else f", {count(expected)} expected"
-    return (
-        f"pays back after {approximate(even.central)} inferences ({span(even, approximate)}{ahead})"
-    )
+    after = f"after {approximate(even.central)} inferences ({span(even, approximate)}{ahead})"
+    kept = bundle.verdict == "keep"
+    return f"the best rejected candidate would pay back {after}" if kept else f"pays back {after}"

@@ -77,8 +77,8 @@ def search(
         session: the job, the terms and the machine. Finished trials that are found in its
             folder are not repeated.
         bill: gets the cost of every trial: "baseline" for lossless ones, "trials" for others,
-            "training" for making those that were trained, and "interrupted" for what did not come
-            to its end, in this run or before.
+            "training" for making those that were trained, "calibration" for making those that were
+            not, and "interrupted" for what did not come to its end, in this run or before.
         announce: told before and after every trial.
         tell: told of the progress of steps that report it.
         allowance: ends the search early; None lets it try everything.
@@ -276,9 +276,10 @@ class _Attempt:
         if trial.cost_j is None:
             return
         cost_j, seconds = trial.cost_j, trial.seconds or 0.0
-        if trial.made_j is not None and _teaches(trial.recipe):
+        if trial.made_j is not None and trial.recipe.steps:
             made_s = trial.made_s or 0.0
-            self.bill.add("training", trial.made_j, made_s)
+            cause = "training" if _teaches(trial.recipe) else "calibration"
+            self.bill.add(cause, trial.made_j, made_s)
             cost_j, seconds = cost_j.less(trial.made_j), seconds - made_s
         self.bill.add("baseline" if trial.recipe.lossless else "trials", cost_j, seconds)
 
