@@ -183,7 +183,7 @@ def test_real_depthwise_convolution_in_dynamic_int8(tmp_path: Path) -> None:
     finally:
         logging.disable(logging.NOTSET)
     original, candidate = (profile_of(tmp_path / f"{name}.onnx", store, 4) for name in "mq")
-    assert original.operators[0].kind == "Conv"
+    assert "Conv" in original.shares
     assert candidate.operators[0].kind == "ConvInteger"
     found = explain_cost(int8("dynamic_int8"), candidate, original, VNNI)
     assert "ConvInteger has no fast kernel in ONNX Runtime" in (found or "")
