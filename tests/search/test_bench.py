@@ -1,12 +1,22 @@
-"""What is worth the final test: the bound that a hold-out is expected to give."""
+"""What is worth the final test, and what is found out about a candidate that is not."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from joulewise.core.claim import Difference
+from joulewise.core.recipe import Recipe
+from joulewise.core.records import Artifact, describe_artifact
+from joulewise.core.settings import Settings
 from joulewise.core.statistics import lower_bound
+from joulewise.pipeline import optimize
+from joulewise.search import run, session
 from joulewise.search.bench import _quality_reason, foreseen_bound
+from tests.cli.bundles import add_waste
+from tests.models import make_job, shorten_plans
+from tests.trials import ONE_THREAD, int8
 
 
 def difference(gained: int, lost: int, items: int) -> Difference:
@@ -57,3 +67,34 @@ def test_items_that_would_decide_follow_from_the_standard_error() -> None:
     assert "quality -0.20 points (bound -0.60) on 1000 items" in words
     about = int(words.split("about ")[1].split(" items")[0].replace(",", ""))
     assert about == pytest.approx(error**2, rel=1e-3)
+
+
+def test_candidate_that_costs_more_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that adds convolutions is told by them: they take longer than the original's."""
+    job = make_job(tmp_path / "job", items=600)
+
+    def wasteful(folder: Path) -> Artifact:
+        folder.mkdir(parents=True)
+        add_waste(job.model, folder / "model.onnx")
+        return describe_artifact(folder, ["model.onnx"], "onnx")
+
+    shorten_plans(monkeypatch)
+    monkeypatch.setattr(run, "lossless_recipes", lambda *_: (Recipe(run=ONE_THREAD.run),))
+    monkeypatch.setattr(run, "changed_recipes", lambda *_: (int8(),))
+    monkeypatch.setattr(session, "apply_step", lambda *given: wasteful(given[3]))
+    settings = Settings(margin=0.05, runtimes=("onnxruntime",), meter="cpu-time")
+    bundle = optimize(job.model, str(job.data), tmp_path / "out", settings=settings)
+    original, candidate = bundle.trials
+    assert bundle.verdict == "keep"
+    assert (original.profile, original.cause) == (None, None)
+    assert candidate.profile is not None
+    assert candidate.profile.work is None  # counts are of the original
+    assert candidate.cause is not None
+    assert candidate.cause.startswith("products (")
+    assert "in the original" in candidate.cause
+    assert candidate.reason is not None
+    assert candidate.reason.endswith(candidate.cause)
+    told = (tmp_path / "out" / "report.html").read_text()
+    assert candidate.cause in told
