@@ -33,9 +33,10 @@ from joulewise.report.explain import subjects
 from joulewise.report.text import metric_words
 from joulewise.search.allowance import Allowance
 from joulewise.search.choose import choose
+from joulewise.search.foresee import Foreseen, count, foresee, take_samples
 from joulewise.search.profiles import profiles_of, with_profiles
 from joulewise.search.run import Searched, search
-from joulewise.search.session import Session
+from joulewise.search.session import OpenMeter, Session
 from joulewise.search.space import as_found_recipe
 from joulewise.search.structure import TAUGHT
 from joulewise.workload.judge import Judge, judge_of
@@ -43,9 +44,11 @@ from joulewise.workload.task import Task, choose_task
 from joulewise.workload.workload import Workload, check_certifiable, open_workload
 
 __all__ = [
+    "DryRun",
     "Progress",
     "Silent",
     "Verification",
+    "dry_run",
     "measure_model",
     "optimize",
     "quality_words",
@@ -138,22 +141,13 @@ def optimize(
         open_meter = meter_opener(settings.meter, host)
         bill = Bill(open_meter([os.getpid()]))
         progress.stage("reading the model and the data")
-        with bill.stage("preparation"):
-            source = as_onnx(model, data, work / "source", weights, settings.slice_name)
-            workload = open_workload(source, data, usage, settings, work / "data", train)
-            smallest = check_certifiable(workload, settings)
-            judge = judge_of_original(
-                workload, runtimes, settings, work / "original", pooled=gives_vectors(model)
-            )
-        check_quality(judge, usage)
-        session = Session(
-            workload=workload, judge=judge, settings=settings, runtimes=runtimes, host=host,
-            open_meter=open_meter, folder=work,
+        job = _Job(
+            model=model, data=data, train=train, weights=weights, usage=usage, settings=settings,
+            runtimes=runtimes, host=host, open_meter=open_meter,
         )  # fmt: skip
-        progress.stage(
-            f"{workload.hold_out.items:,} hold-out items can certify a loss of "
-            f"{100 * smallest:.2f} points at the best; {100 * settings.margin:g} are declared"
-        )
+        session, smallest = job.open(bill, work)
+        workload, judge = session.workload, session.judge
+        progress.stage(_certifiable_words(workload, settings, smallest))
         progress.stage(quality_words(judge.task, settings))
         progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
         proof_s = partial(_proof_s, items=workload.hold_out.items)
@@ -208,6 +202,107 @@ def _profiles(
     told = subjects(outcome.trials, outcome.choice.baseline.recipe, recipe)
     with bill.stage("explanation"):
         return profiles_of(session, [*told.values()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is asked for, before anything of it is opened; see `optimize`."""
+
+    model: object
+    data: str
+    train: str | None
+    weights: Path | None
+    usage: Usage
+    settings: Settings
+    runtimes: tuple[str, ...]
+    host: Host
+    open_meter: OpenMeter
+
+    def open(self, bill: Bill, work: Path) -> tuple[Session, float]:
+        """Return the session, and the smallest margin that can be certified, as a fraction."""
+        model, settings = self.model, self.settings
+        with bill.stage("preparation"):
+            source = as_onnx(model, self.data, work / "source", self.weights, settings.slice_name)
+            workload = open_workload(
+                source, self.data, self.usage, settings, work / "data", self.train
+            )
+            smallest = check_certifiable(workload, settings)
+            judge = judge_of_original(
+                workload, self.runtimes, settings, work / "original", pooled=gives_vectors(model)
+            )
+        check_quality(judge, self.usage)
+        session = Session(
+            workload=workload, judge=judge, settings=settings, runtimes=self.runtimes,
+            host=self.host, open_meter=self.open_meter, folder=work,
+        )  # fmt: skip
+        return session, smallest
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What is known of a run before it begins.
+
+    Args:
+        foreseen: what it will probably cost.
+        hold_out_items: of the final test.
+        smallest_margin: that they can certify, as a fraction.
+        margin: that is declared, as a fraction; not below the smallest.
+    """
+
+    foreseen: Foreseen
+    hold_out_items: int
+    smallest_margin: float
+    margin: float
+
+
+def dry_run(
+    model: object,
+    data: str,
+    *,
+    train: str | None = None,
+    weights: Path | None = None,
+    usage: Usage | None = None,
+    settings: Settings | None = None,
+    budget: Budget | None = None,
+    progress: Progress | None = None,
+) -> DryRun:
+    """Predict the time, memory and joules of `optimize` with the same arguments; write nothing.
+
+    Model and data are opened, the original is tried, and a few steps are applied for seconds each.
+
+    Raises:
+        JoulewiseError: as `optimize` would before its first trial: where the hold-out cannot
+            certify the margin, for instance.
+    """
+    usage, settings, progress = usage or Usage(), settings or Settings(), progress or Silent()
+    host = read_host()
+    runtimes, _ = usable_runtimes(settings.runtimes)
+    for name in () if train is None else TAUGHT:
+        PASSES.require(name)
+    open_meter = meter_opener(settings.meter, host)
+    bill = Bill(open_meter([os.getpid()]))
+    job = _Job(
+        model=model, data=data, train=train, weights=weights, usage=usage, settings=settings,
+        runtimes=runtimes, host=host, open_meter=open_meter,
+    )  # fmt: skip
+    with bundles.scratch_folder() as work:
+        progress.stage("reading the model and the data")
+        session, smallest = job.open(bill, work)
+        progress.stage(_certifiable_words(session.workload, settings, smallest))
+        samples = take_samples(session, bill, progress.stage)
+        items = session.workload.hold_out.items
+        proof_s = _proof_s(samples.as_found, items)
+        found = foresee(count(session, samples.body), samples, proof_s, budget or Budget())
+    return DryRun(
+        foreseen=found, hold_out_items=items, smallest_margin=smallest, margin=settings.margin
+    )
+
+
+def _certifiable_words(workload: Workload, settings: Settings, smallest: float) -> str:
+    return (
+        f"{workload.hold_out.items:,} hold-out items can certify a loss of "
+        f"{100 * smallest:.2f} points at the best; {100 * settings.margin:g} are declared"
+    )
 
 
 def _cut_short(found: Searched) -> tuple[str, ...]:

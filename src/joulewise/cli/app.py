@@ -133,6 +133,10 @@ Study = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Predict time, memory and joules, and end; writes nothing."),
+]
 Lossless = Annotated[
     bool, typer.Option("--lossless", help="Only change how the model is run, not the model.")
 ]
@@ -214,6 +218,7 @@ def optimize(
     study: Study = None,
     explain: Explain = False,
     resume: Resume = False,
+    dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -247,6 +252,16 @@ def optimize(
         metric=metric,
     )
     budget = Budget(max_s=None if max_minutes is None else 60 * max_minutes, max_j=max_joules)
+    if dry_run:
+        from joulewise.cli.dry_run import run_dry_run
+
+        if resume or mlflow:
+            raise UsageError("a dry run keeps nothing; leave --resume and --mlflow out")
+        run_dry_run(
+            model, data, usage, settings, train=train, weights=weights, budget=budget,
+            as_json=json, quiet=quiet,
+        )  # fmt: skip
+        return
     run_optimize(
         model, data, output, usage, settings, train=train, weights=weights, budget=budget,
         study_url=study, supply=supply, mlflow=mlflow, explain=explain, resume=resume,

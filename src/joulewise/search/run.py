@@ -32,7 +32,7 @@ from joulewise.search.structure import (
 from joulewise.search.study import Study
 from joulewise.search.unfinished import Unfinished
 
-__all__ = ["Announce", "Searched", "search"]
+__all__ = ["Announce", "Searched", "check_runnable", "search"]
 
 EXPORT_S = 5.0
 """What a step that trains may need when the training is over, s: a judgement."""
@@ -119,7 +119,7 @@ def search(
             if all(trial.recipe.lossless for trial in attempt.trials):
                 raise
             ended_by = "Ctrl-C"
-        _check_runnable(attempt.trials)
+        check_runnable(attempt.trials)
         study.write_file()
         return Searched(trials=tuple(attempt.trials), ended_by=ended_by)
 
@@ -129,7 +129,7 @@ def _try_everything(attempt: _Attempt) -> None:
     session = attempt.bench.session
     workload, trials = session.workload, attempt.trials
     attempt.all(lossless_recipes(session.runtimes, session.host.logical_cpus), None)
-    _check_runnable(trials)
+    check_runnable(trials)
     if session.settings.lossless_only:
         return
     strongest = best_lossless(trials).ratio
@@ -215,7 +215,7 @@ def _teaches(recipe: Recipe) -> bool:
     return any(step.name in TEACHING for step in recipe.steps)
 
 
-def _check_runnable(lossless: Sequence[Trial]) -> None:
+def check_runnable(lossless: Sequence[Trial]) -> None:
     """Raise unless the model as found, and at least one way to run it, can be compared with."""
     as_found = lossless[0]
     if as_found.state == "failed":
