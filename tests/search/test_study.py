@@ -319,11 +319,11 @@ def test_original_that_nothing_can_be_compared_with_is_one_line(
     trials: list[Trial], says: str
 ) -> None:
     with pytest.raises(ProgramError, match=says):
-        run._check_runnable(trials)
+        run.check_runnable(trials)
 
 
 def test_original_that_misses_the_ceiling_only_as_found_will_do() -> None:
-    run._check_runnable([rejected(AS_FOUND, 2.0), measured(ONE_THREAD, 1.0)])
+    run.check_runnable([rejected(AS_FOUND, 2.0), measured(ONE_THREAD, 1.0)])
 
 
 def test_storage_that_fails_half_way_is_one_line(tmp_path: Path) -> None:

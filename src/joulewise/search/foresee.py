@@ -120,7 +120,7 @@ class Counts:
 
     Args:
         lossless: ways to run the original.
-        changed: recipes that change it without training.
+        changed: recipes that change it without training, those that are proposed among them.
         steps: runtime -> steps to apply for those.
         trainings: models that are taught.
         taught: trials of them.
@@ -372,6 +372,9 @@ def count(session: Session, body: int | None) -> Counts:
     applied: Counter[str] = Counter()
     for recipe in changed:
         applied[recipe.run.runtime] += len(recipe.steps)
+    proposals = session.settings.proposals if applied else 0
+    for runtime in applied:  # which of them will be proposed for is not known
+        applied[runtime] += math.ceil(proposals / len(applied))
     trainings = _exactly(0)
     if body is not None:
         halvings = math.ceil(math.log2(len(structure.WIDTHS) + 1))
@@ -379,10 +382,10 @@ def count(session: Session, body: int | None) -> Counts:
         trainings = Interval(low=1, central=halvings, high=halvings * bodies)
     ways = len(session.runtimes)
     last = structure.CASCADES if body is not None and session.judge.task.of_classes else 0
-    cascades = Interval(low=0, central=last, high=last)
+    cascades = Interval(low=0, central=last, high=last * len(structure.DEFERRED))
     return Counts(
         lossless=len(lossless_recipes(session.runtimes, session.host.logical_cpus)),
-        changed=len(changed),
+        changed=len(changed) + proposals,
         steps=applied,
         trainings=trainings,
         taught=_sum(
