@@ -133,6 +133,8 @@ def by_parzen(untried: Sequence[Point], tried: Tried, margin: float, seed: int) 
     """
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
     def settled(point: Point, trial: Trial) -> optuna.trial.FrozenTrial:
         kept = trial.state == "measured" and trial.ratio is not None
         params = _params(point)
