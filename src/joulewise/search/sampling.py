@@ -28,9 +28,15 @@ __all__ = ["SAMPLERS", "Point", "Sampler", "point_of", "points_of"]
 Value = str | int | float | bool
 Floats = npt.NDArray[np.float64]
 
-DOUBT = 0.3
-"""Spread of the effect of one value on the log of the joules before anything is known: a third more
-or less. A judgement."""
+DOUBT = 0.1
+"""Spread of the effect of one value on the log of the joules before anything is known: a tenth more
+or less. A judgement: on the recorded spaces few values do more."""
+
+WAYS_APART = 10.0
+"""By how much more ways differ than values of a parameter. A judgement."""
+
+WAY = "way"
+"""Name of the choice among ways."""
 
 ASKS = 50
 """How often a sampler is asked for something that was not tried yet."""
@@ -38,8 +44,9 @@ ASKS = 50
 WORST = 4.0
 """Margins that the loss of what failed is taken to be."""
 
-NOISE = 0.05
-"""Spread of a log-ratio around the sum of these effects. A judgement."""
+NOISE = 0.03
+"""Spread of a log-ratio around the sum of these effects: what two measurements of one recipe differ
+by, and what effects of two values together add to it. A judgement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +166,7 @@ def by_parzen(untried: Sequence[Point], tried: Tried, margin: float, seed: int) 
     left = {tuple(sorted(_params(point).items(), key=str)): point for point in untried}
     for _ in range(ASKS):
         asked = study.ask()
-        way = asked.suggest_categorical("way", space["way"].choices)
+        way = asked.suggest_categorical(WAY, space[WAY].choices)
         wanted = next(_params(point) for point in every if point.way.key == way)
         found = {name: asked.suggest_categorical(name, space[name].choices) for name in wanted}
         point = left.get(tuple(sorted(found.items(), key=str)))
@@ -169,7 +176,7 @@ def by_parzen(untried: Sequence[Point], tried: Tried, margin: float, seed: int) 
 
 
 def _params(point: Point) -> dict[str, Value]:
-    return {"way": point.way.key, **point.values}
+    return {WAY: point.way.key, **point.values}
 
 
 def by_model(untried: Sequence[Point], tried: Tried, margin: float, seed: int) -> Point:  # noqa: ARG001
@@ -208,10 +215,15 @@ def _loss(trial: Trial, margin: float) -> float:
 
 
 def _features(points: Sequence[Point]) -> Floats:
-    """Return one column per way and per value, 1 where a point has it, and one that is always 1."""
-    names = sorted({(k, str(v)) for point in points for k, v in _params(point).items()})
-    rows = [{(k, str(v)) for k, v in _params(point).items()} for point in points]
-    return np.array([[1.0, *(float(name in row) for name in names)] for row in rows])
+    """Return one column per way and per value, not 0 where a point has it, and a constant one."""
+    names = sorted({(key, str(x)) for point in points for key, x in _params(point).items()})
+    places = {name: 1 + place for place, name in enumerate(names)}
+    features = np.zeros((len(points), 1 + len(names)))
+    features[:, 0] = WAYS_APART
+    for row, point in zip(features, points, strict=True):
+        for key, value in _params(point).items():
+            row[places[key, str(value)]] = WAYS_APART if key == WAY else 1.0
+    return features
 
 
 def _predicted(
