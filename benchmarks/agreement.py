@@ -21,7 +21,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -47,12 +47,12 @@ class Job:
     Args:
         model: gives the path of the model; called when it is needed, as it may be trained first.
         data: as `joulewise.optimize` takes it.
-        margin: largest acceptable loss, as a fraction.
+        settings: what is declared, but for the seed.
     """
 
     model: Callable[[], Path]
     data: str
-    margin: float = 0.005
+    settings: Settings = Settings()
 
 
 def _appliances() -> Path:
@@ -163,7 +163,7 @@ def measure(jobs: Mapping[str, Job], seeds: Sequence[int], say: Callable[[str], 
 
 
 def _optimized(job: Job, seed: int) -> Run:
-    settings = Settings(margin=job.margin, seed=seed)
+    settings = replace(job.settings, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         return run_of(optimize(job.model(), job.data, Path(folder) / "out", settings=settings))
 

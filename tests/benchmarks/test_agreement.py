@@ -11,6 +11,7 @@ import pytest
 from benchmarks import agreement
 from benchmarks.agreement import JOBS, Record, Run, agreement_of, lines_of, main
 from joulewise.core.records import load
+from joulewise.core.settings import Settings
 from tests.models import Job, make_job, shorten_plans
 from tests.report.bundles import AS_FOUND, BASELINE, INT8, make_claim
 
@@ -71,8 +72,9 @@ def test_two_seeds_of_a_tiny_job_are_run_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made: Job = make_job(tmp_path / "job")
+    settings = Settings(margin=0.05, runtimes=("onnxruntime",), proposals=0)
     tiny: dict[str, Any] = {
-        "tiny": agreement.Job(model=lambda: made.model, data=str(made.data), margin=0.05)
+        "tiny": agreement.Job(model=lambda: made.model, data=str(made.data), settings=settings)
     }
     monkeypatch.setattr(agreement, "JOBS", tiny)
     shorten_plans(monkeypatch)

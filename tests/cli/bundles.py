@@ -41,7 +41,9 @@ def make_cheaper_bundle(folder: Path) -> Bundle:
             wasteful,
             str(job.data),
             folder / "out",
-            settings=Settings(margin=0.05, runtimes=("onnxruntime",), meter="cpu-time"),
+            settings=Settings(
+                margin=0.05, runtimes=("onnxruntime",), meter="cpu-time", proposals=0
+            ),
         )
 
 

@@ -25,7 +25,7 @@ def both(folder: Path, *options: object) -> tuple[dict[str, Any], dict[str, Any]
     job = make_job(folder / "job")
     command = (
         "optimize", job.model, "--data", job.data, "-o", folder / "out", "--margin", 5,
-        "--meter", "cpu-time", "--json", *options,
+        "--meter", "cpu-time", "--proposals", 1, "--json", *options,
     )  # fmt: skip
     before = sorted(folder.rglob("*"))
     dry = fast(*command, "--dry-run")

@@ -47,6 +47,7 @@ class Run:
             [
                 sys.executable, *FAST, "optimize", job.model, "--data", job.data, "-o", output,
                 "--margin", "5", "--runtime", "onnxruntime", "--meter", "cpu-time",
+                "--proposals", "1",
                 *(["--resume"] if resume else []), *(["--lossless"] if lossless else []),
             ],
             stdout=subprocess.PIPE,

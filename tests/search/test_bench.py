@@ -84,7 +84,7 @@ def test_candidate_that_costs_more_is_explained(
     monkeypatch.setattr(run, "lossless_recipes", lambda *_: (Recipe(run=ONE_THREAD.run),))
     monkeypatch.setattr(run, "changed_recipes", lambda *_: (int8(),))
     monkeypatch.setattr(session, "apply_step", lambda *given: wasteful(given[3]))
-    settings = Settings(margin=0.05, runtimes=("onnxruntime",), meter="cpu-time")
+    settings = Settings(margin=0.05, runtimes=("onnxruntime",), meter="cpu-time", proposals=0)
     bundle = optimize(job.model, str(job.data), tmp_path / "out", settings=settings)
     original, candidate = bundle.trials
     assert bundle.verdict == "keep"
