@@ -21,7 +21,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class Job:
 
     model: Callable[[], Path]
     data: str
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
 
 
 def _appliances() -> Path:

@@ -99,36 +99,34 @@ def _words(trial: Trial) -> str:
 def replay(space: Space, sampler: Sampler, tries: int, seed: int) -> list[float]:
     """Return the cheapest ratio to the original that keeps the quality, after 0, 1, ... `tries`.
 
+    It begins with one recipe of each way, drawn by the seed: what a search tries in any case is
+    good already, and would leave little to find.
+
     Args:
         space: the record.
         sampler: which picks from it.
-        tries: how many recipes it may pick beyond those that are tried in any case.
-        seed: of the sampler.
+        tries: how many recipes it may pick.
+        seed: of the beginning and of the sampler.
     """
-    trials = {point_of(trial.recipe).name: trial for trial in space.trials}
-    points = {name: point_of(trial.recipe) for name, trial in trials.items()}
-    first = [point_of(trial.recipe).name for trial in space.trials[: space.tried]]
-    ways = {points[name].way.key for name in first if points[name].values}
-    tried = [
-        (points[name], trials[name])
-        for name in dict.fromkeys(first)
-        if points[name].way.key in ways
-    ]
-    untried = [
-        point for name, point in points.items() if point.way.key in ways and name not in first
-    ]
-    found = [_best(trials[name] for name in first)]
+    trials = [trial for trial in space.trials if not trial.recipe.lossless]
+    known = {(point := point_of(trial.recipe)).name: (point, trial) for trial in trials}
+    random = np.random.default_rng(seed)
+    pairs = [list(known.values())[place] for place in random.permutation(len(known))]
+    tried = list({point.way.key: (point, trial) for point, trial in pairs}.values())
+    begun = {point.name for point, _ in tried}
+    untried = [point for name, (point, _) in known.items() if name not in begun]
+    found = [_best(trial for _, trial in tried)]
     for number in range(min(tries, len(untried))):
         picked = sampler(untried, tried, space.margin, seed * tries + number)
         untried.remove(picked)
-        tried.append((picked, trials[picked.name]))
-        found.append(min(found[-1], _best([trials[picked.name]])))
+        tried.append(known[picked.name])
+        found.append(min(found[-1], _best([tried[-1][1]])))
     return found
 
 
 def _best(trials: Iterable[Trial]) -> float:
     kept = (trial.ratio for trial in trials if trial.state == "measured")
-    return min((ratio.value for ratio in kept if ratio is not None), default=float("inf"))
+    return min((ratio.value for ratio in kept if ratio is not None), default=1.0)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -28,8 +28,8 @@ __all__ = ["SAMPLERS", "Point", "Sampler", "point_of", "points_of"]
 Value = str | int | float | bool
 Floats = npt.NDArray[np.float64]
 
-DOUBT = 0.1
-"""Spread of the effect of one value on the log of the joules before anything is known: a tenth more
+DOUBT = 0.15
+"""Spread of the effect of one value on the log of the joules before anything is known: a seventh more
 or less. A judgement: on the recorded spaces few values do more."""
 
 WAYS_APART = 10.0
