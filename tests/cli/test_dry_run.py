@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.cli.bundles import add_waste
 from tests.cli.program import fast, joulewise, only_line
 from tests.models import make_job
 
@@ -23,6 +24,7 @@ def within(value: float, interval: dict[str, float]) -> bool:
 def both(folder: Path, *options: object) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a dry run predicted, and the bundle of the run itself."""
     job = make_job(folder / "job")
+    add_waste(job.model, job.model)
     command = (
         "optimize", job.model, "--data", job.data, "-o", folder / "out", "--margin", 5,
         "--meter", "cpu-time", "--proposals", 1, "--json", *options,
@@ -56,6 +58,7 @@ def test_a_run_that_trains_lies_within_what_was_predicted(tmp_path: Path) -> Non
     np.savez(tmp_path / "lessons.npz", **lessons)
     dry, bundle = both(tmp_path, "--train", tmp_path / "lessons.npz", "--epochs", 2)
     found, ledger = dry["foreseen"], bundle["ledger"]
+    assert found["seconds"]["training"]["low"] > 0
     trials = found["recipes"]
     assert trials["low"] <= len(bundle["trials"]) <= trials["high"]
     assert within(sum(ledger["seconds"].values()), found["total_s"])

@@ -13,7 +13,16 @@ from joulewise.core.energy import Interval
 from joulewise.core.records import Bundle, load
 from joulewise.core.settings import Budget
 from joulewise.pipeline import _proof_s
-from joulewise.search.foresee import CUT_OFF, TEACH_S, Counts, Sample, Samples, foresee, training_s
+from joulewise.search.foresee import (
+    CUT_OFF,
+    TEACH_S,
+    Counts,
+    Sample,
+    Samples,
+    foresee,
+    training_s,
+    trainings,
+)
 from joulewise.search.structure import TEACHING
 
 RECORDS = Path(__file__).parents[2] / "records"
@@ -138,6 +147,12 @@ def test_each_way_to_run_the_original_takes_as_long_as_the_first() -> None:
     )
     assert more.seconds["baseline"].central == pytest.approx(2 * found.seconds["baseline"].central)
     assert more.recipes.central == found.recipes.central + 5
+
+
+def test_halving_seven_widths_takes_three_trainings_for_each_body() -> None:
+    assert trainings(0) == TRAININGS
+    assert trainings(1) == Interval(low=1.0, central=3.0, high=3.0)
+    assert trainings(None) == exactly(0.0)
 
 
 def test_training_goes_on_at_its_rate_after_its_start() -> None:

@@ -375,26 +375,38 @@ def count(session: Session, body: int | None) -> Counts:
     proposals = session.settings.proposals if applied else 0
     for runtime in applied:  # which of them will be proposed for is not known
         applied[runtime] += math.ceil(proposals / len(applied))
-    trainings = _exactly(0)
-    if body is not None:
-        halvings = math.ceil(math.log2(len(structure.WIDTHS) + 1))
-        bodies = len(structure.BODIES) - body
-        trainings = Interval(low=1, central=halvings, high=halvings * bodies)
-    ways = len(session.runtimes)
-    last = structure.CASCADES if body is not None and session.judge.task.of_classes else 0
-    cascades = Interval(low=0, central=last, high=last * len(structure.DEFERRED))
     return Counts(
         lossless=len(lossless_recipes(session.runtimes, session.host.logical_cpus)),
         changed=len(changed) + proposals,
         steps=applied,
-        trainings=trainings,
-        taught=_sum(
-            [
-                _product(trainings, Interval(low=1, central=2 * ways, high=2 * ways)),
-                cascades,
-            ]
-        ),
+        trainings=trainings(body),
+        taught=_taught_trials(session, body),
         search_items=session.workload.search.items,
+    )
+
+
+def trainings(body: int | None) -> Interval:
+    """Return how many models are taught: as many as halving takes, for one body or for all."""
+    if body is None:
+        return NONE
+    halvings = math.ceil(math.log2(len(structure.WIDTHS) + 1))
+    bodies = len(structure.BODIES) - body
+    return Interval(low=1, central=halvings, high=halvings * bodies)
+
+
+def _taught_trials(session: Session, body: int | None) -> Interval:
+    """Return how many trials of taught models there are, those that fail to be cut among them."""
+    if session.workload.train is None or session.settings.lossless_only:
+        return NONE
+    ways = Interval(low=1, central=2 * len(session.runtimes), high=2 * len(session.runtimes))
+    fails = len(structure.BODIES) if body is None else body
+    last = structure.CASCADES if body is not None and session.judge.task.of_classes else 0
+    return _sum(
+        [
+            _product(trainings(body), ways),
+            _product(Interval(low=0, central=fails, high=fails), replace(ways, central=1)),
+            Interval(low=0, central=last, high=last * len(structure.DEFERRED)),
+        ]
     )
 
 
