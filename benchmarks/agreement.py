@@ -47,7 +47,7 @@ class Job:
     Args:
         model: gives the path of the model; called when it is needed, as it may be trained first.
         data: as `joulewise.optimize` takes it.
-        settings: what is declared, but for the seed.
+        settings: what is declared; every run has another seed.
     """
 
     model: Callable[[], Path]

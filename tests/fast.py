@@ -6,6 +6,7 @@ import pytest
 
 from joulewise.cli import main
 from joulewise.meter import staircase
+from joulewise.search import unfinished
 from tests.models import shorten_plans
 
 
@@ -21,4 +22,5 @@ def shorten_staircases(patch: pytest.MonkeyPatch) -> None:
 if __name__ == "__main__":
     shorten_plans(pytest.MonkeyPatch())
     shorten_staircases(pytest.MonkeyPatch())
+    pytest.MonkeyPatch().setattr(unfinished, "BEAT_S", 0.0)  # trials are short, so notes are many
     main()

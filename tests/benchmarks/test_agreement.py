@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -72,11 +71,11 @@ def test_two_seeds_of_a_tiny_job_are_run_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made: Job = make_job(tmp_path / "job")
-    settings = Settings(margin=0.05, runtimes=("onnxruntime",), proposals=0)
-    tiny: dict[str, Any] = {
-        "tiny": agreement.Job(model=lambda: made.model, data=str(made.data), settings=settings)
-    }
-    monkeypatch.setattr(agreement, "JOBS", tiny)
+    settings = Settings(
+        margin=0.05, runtimes=("onnxruntime",), meter="cpu-time", lossless_only=True
+    )
+    tiny = agreement.Job(model=lambda: made.model, data=str(made.data), settings=settings)
+    monkeypatch.setattr(agreement, "JOBS", {"tiny": tiny})
     shorten_plans(monkeypatch)
     code = exit_code("tiny", "--seeds", "3", "4", "-o", str(tmp_path / "agreement.json"))
     record = load(Record, tmp_path / "agreement.json")

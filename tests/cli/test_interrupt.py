@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -37,10 +37,17 @@ class Run:
         output: where the bundle goes.
         resume: go on with an interrupted run.
         lossless: try no changed models.
+        more: options.
     """
 
     def __init__(
-        self, job: Job, output: Path, *, resume: bool = False, lossless: bool = True
+        self,
+        job: Job,
+        output: Path,
+        *,
+        resume: bool = False,
+        lossless: bool = True,
+        more: Sequence[object] = (),
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
@@ -49,6 +56,7 @@ class Run:
                 "--margin", "5", "--runtime", "onnxruntime", "--meter", "cpu-time",
                 "--proposals", "1",
                 *(["--resume"] if resume else []), *(["--lossless"] if lossless else []),
+                *map(str, more),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -70,11 +78,16 @@ class Run:
 
     def alive(self) -> list[str]:
         """Return the command lines of processes of this run that still live."""
+        return [command for _, command in self.processes()]
+
+    def processes(self) -> list[tuple[int, str]]:
+        """Return id and command line of each process of this run that still lives."""
         mark, found = f"{MARK}={self.mark}".encode(), []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if mark in (folder / "environ").read_bytes():
-                    found.append((folder / "cmdline").read_text().replace("\0", " "))
+                    command = (folder / "cmdline").read_text().replace("\0", " ")
+                    found.append((int(folder.name), command))
             except OSError:
                 continue
         return found
@@ -82,9 +95,14 @@ class Run:
 
 @contextmanager
 def started(
-    job: Job, output: Path, *, resume: bool = False, lossless: bool = True
+    job: Job,
+    output: Path,
+    *,
+    resume: bool = False,
+    lossless: bool = True,
+    more: Sequence[object] = (),
 ) -> Iterator[Run]:
-    run = Run(job, output, resume=resume, lossless=lossless)
+    run = Run(job, output, resume=resume, lossless=lossless, more=more)
     with run.process:
         try:
             yield run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,7 +63,7 @@ class Test:
 
         The walk begins where one change less ended, or at a guess by the normal approximation.
         """
-        guess = (changed - self.items * self.margin + 1.645 * np.sqrt(changed)) / 2
+        guess = (changed - self.items * self.margin + 1.645 * math.sqrt(changed)) / 2
         gains = self.needed.get(changed - 1, round(guess))
         gains = min(max(gains, 0), changed)
         while gains <= changed and not self._certifies(gains, changed - gains):
@@ -73,4 +74,4 @@ class Test:
 
     def _certifies(self, gained: int, lost: int) -> bool:
         p_value = noninferiority_p_value(gained, lost, self.items, self.margin)
-        return p_value <= 1 - CONFIDENCE
+        return bool(p_value <= 1 - CONFIDENCE)

@@ -59,6 +59,11 @@ class ProgramProcess:
         """Process id, for meters."""
         return self._child.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._child.alive
+
     def block(self, batches: int) -> Timing:
         """Run `batches` batches and return how long they took."""
         answer = self._child.ask("block", batches=batches)

@@ -11,7 +11,7 @@ from pathlib import Path
 from joulewise.compress.process import Tell
 from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Measurement
-from joulewise.core.errors import InputError, PassError, ProgramError
+from joulewise.core.errors import InputError, PassError, ProgramError, SensorError
 from joulewise.core.profile import Profile
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.settings import Settings
@@ -88,6 +88,8 @@ class Bench:
 
         Raises:
             TimeoutError: a step took longer than `limit_s`.
+            SensorError: the meter failed.
+            ProgramError: the anchor has ended, so that nothing can be compared with it any more.
         """
         before, made, size_bytes = bill.meter.read(), None, None
         try:
@@ -98,7 +100,10 @@ class Bench:
             )
             tried = self._explained(recipe, tried, best_ratio)
             state, reason = ("rejected", tried.rejected) if tried.rejected else ("measured", None)
-        except (PassError, ProgramError, InputError) as error:
+        except (PassError, ProgramError, InputError, SensorError) as error:
+            self._check_anchor(error)
+            if isinstance(error, SensorError):
+                raise
             tried, state, reason = Tried(), "failed", self._short(error)
         after = bill.meter.read()
         made = made or after
@@ -118,6 +123,13 @@ class Bench:
             made_s=made.time_s - before.time_s,
             profile=tried.profile,
         )
+
+    def _check_anchor(self, error: Exception) -> None:
+        """Raise where a trial came to nothing because the anchor has ended, not by its own fault."""
+        if not self.anchor.alive:
+            raise ProgramError(
+                f"the program that all are compared with is gone ({error}); go on with --resume"
+            ) from error
 
     def _too_large(self, recipe: Recipe, size_bytes: int) -> Tried | None:
         limit = self.session.workload.usage.size_bytes

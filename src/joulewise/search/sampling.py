@@ -29,8 +29,8 @@ Value = str | int | float | bool
 Floats = npt.NDArray[np.float64]
 
 DOUBT = 0.15
-"""Spread of the effect of one value on the log of the joules before anything is known: a seventh more
-or less. A judgement: on the recorded spaces few values do more."""
+"""Spread of the effect of one value on the log of the joules before anything is known: a seventh
+more or less. A judgement: on the recorded spaces few values do more."""
 
 WAYS_APART = 10.0
 """By how much more ways differ than values of a parameter. A judgement."""
