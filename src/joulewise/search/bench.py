@@ -125,7 +125,7 @@ class Bench:
         )
 
     def _check_anchor(self, error: Exception) -> None:
-        """Raise where a trial came to nothing because the anchor has ended, not by its own fault."""
+        """Raise where a trial came to nothing because the anchor ended, not by its own fault."""
         if not self.anchor.alive:
             raise ProgramError(
                 f"the program that all are compared with is gone ({error}); go on with --resume"
