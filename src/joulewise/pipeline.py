@@ -34,6 +34,7 @@ from joulewise.report.text import metric_words
 from joulewise.search.allowance import Allowance
 from joulewise.search.choose import choose
 from joulewise.search.foresee import Foreseen, count, foresee, take_samples
+from joulewise.search.nodes import open_nodes, require_ray
 from joulewise.search.profiles import profiles_of, with_profiles
 from joulewise.search.run import Searched, search
 from joulewise.search.session import OpenMeter, Session
@@ -101,6 +102,7 @@ def optimize(
     budget: Budget | None = None,
     resume: bool = False,
     study_url: str | None = None,
+    ray: str | None = None,
     supply: Supply | None = None,
     explain: bool = False,
     progress: Progress | None = None,
@@ -121,6 +123,8 @@ def optimize(
         resume: go on with an interrupted run of the same command.
         study_url: of the database server that keeps the trials, ``postgresql://...`` or
             ``mysql://...``; None for a file beside the output.
+        ray: cluster whose machines try recipes too: "auto" for the one that this machine belongs
+            to, ``HOST:PORT``, or "local" for one of this machine alone; None tries all here.
         supply: where the electricity comes from, as from `joulewise.supply`; None counts neither
             grams nor money.
         explain: take profiles by operator type of the original, the chosen and the best rejected.
@@ -137,6 +141,8 @@ def optimize(
     runtimes, warnings = usable_runtimes(settings.runtimes)
     for name in () if train is None else TAUGHT:
         PASSES.require(name)
+    if ray is not None:
+        require_ray(ray)
     with bundles.work_folder(output, resume=resume) as work:
         open_meter = meter_opener(settings.meter, host)
         bill = Bill(open_meter([os.getpid()]))
@@ -152,7 +158,10 @@ def optimize(
         progress.stage(f"trying recipes; ratios are to the original, {session.anchor}")
         proof_s = partial(_proof_s, items=workload.hold_out.items)
         allowance = Allowance(budget or Budget(), bill, proof_s, began_s)
-        found = search(session, bill, progress.trial, progress.part, allowance, study_url)
+        with open_nodes(ray, session, bill, progress.stage) as nodes:
+            found = search(
+                session, bill, progress.trial, progress.part, allowance, study_url, nodes
+            )
         if found.ended_by is not None:
             progress.stage(
                 f"{found.ended_by} ends the search; the best so far goes into the final test"
@@ -184,7 +193,12 @@ def optimize(
             choice=choice,
             claims=tuple(claims),
             smallest_margin=smallest,
-            warnings=(*warnings, *workload.warnings, *_cut_short(found)),
+            warnings=(
+                *warnings,
+                *workload.warnings,
+                *([] if nodes is None else nodes.warnings),
+                *_cut_short(found),
+            ),
         )
         profiles = _profiles(session, outcome, bill, progress) if explain else {}
         bundle = record(session, outcome, bill, supply)

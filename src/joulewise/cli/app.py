@@ -132,6 +132,13 @@ Study = Annotated[
         help="Keep trials on a server: postgresql://USER@HOST/BASE or mysql://... Default: a file.",
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Let other machines try recipes too: auto, HOST:PORT or local (see docs/ray.md).",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 DryRun = Annotated[
     bool,
@@ -217,6 +224,7 @@ def optimize(
     mlflow: Mlflow = False,
     study: Study = None,
     explain: Explain = False,
+    ray: Ray = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -257,6 +265,8 @@ def optimize(
 
         if resume or mlflow:
             raise UsageError("a dry run keeps nothing; leave --resume and --mlflow out")
+        if ray is not None:
+            raise UsageError("a dry run predicts what this machine alone needs; leave --ray out")
         run_dry_run(
             model, data, usage, settings, train=train, weights=weights, budget=budget,
             as_json=json, quiet=quiet,
@@ -264,7 +274,7 @@ def optimize(
         return
     run_optimize(
         model, data, output, usage, settings, train=train, weights=weights, budget=budget,
-        study_url=study, supply=supply, mlflow=mlflow, explain=explain, resume=resume,
+        study_url=study, ray=ray, supply=supply, mlflow=mlflow, explain=explain, resume=resume,
         as_json=json, quiet=quiet,
     )  # fmt: skip
 

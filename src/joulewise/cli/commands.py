@@ -45,6 +45,7 @@ def run_optimize(
     weights: Path | None = None,
     budget: Budget | None = None,
     study_url: str | None = None,
+    ray: str | None = None,
     supply: Supply | None = None,
     mlflow: bool = False,
     explain: bool = False,
@@ -60,7 +61,8 @@ def run_optimize(
             bundle = pipeline.optimize(
                 model, data, output, train=train, weights=weights, usage=usage,
                 settings=settings, budget=budget, resume=resume,
-                study_url=study_url, supply=supply, explain=explain, progress=progress,
+                study_url=study_url, ray=ray, supply=supply, explain=explain,
+                progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise InterruptedRunError(_what_is_kept(output)) from None

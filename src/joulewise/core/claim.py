@@ -194,6 +194,7 @@ class Trial:
         made_j: the part of `cost_j` that applying the steps took.
         made_s: time that this took.
         profile: where the time of its calls goes, None where nobody asked.
+        node: of the cluster, on which it was tried; None for the machine of the search.
     """
 
     recipe: Recipe
@@ -210,6 +211,7 @@ class Trial:
     made_j: Interval | None = None
     made_s: float | None = None
     profile: Profile | None = None
+    node: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

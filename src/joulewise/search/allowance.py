@@ -51,30 +51,35 @@ class Allowance:
     @property
     def left_s(self) -> float:
         """Seconds that are left, at the mean power so far; infinite without a budget."""
+        return self._left_s(1)
+
+    def _left_s(self, at_once: int) -> float:
         left_s, budget = math.inf, self._budget
         if budget.max_s is not None:
             left_s = budget.max_s - (self._clock() - self._began_s)
         if budget.max_j is not None and self._bill.mean_w > 0:
-            left_s = min(left_s, (budget.max_j - self._bill.spent_j) / self._bill.mean_w)
+            spend_w = at_once * self._bill.mean_w
+            left_s = min(left_s, (budget.max_j - self._bill.spent_j) / spend_w)
         return left_s
 
-    def for_trial(self, trials: Sequence[Trial], *, teaches: bool) -> float:
+    def for_trial(self, trials: Sequence[Trial], *, teaches: bool, at_once: int = 1) -> float:
         """Return how long the steps of the next trial may take, s; infinite without a budget.
 
         Args:
             trials: that were finished; the first is the model as found.
             teaches: whether it trains.
+            at_once: machines that spend joules at the same time.
 
         Raises:
             BudgetEndedError: it should not be begun.
         """
         if not trials:
-            return self.left_s
+            return self._left_s(at_once)
         usual_s = max(
             [USUAL_S, *((trial.seconds or 0.0) - (trial.made_s or 0.0) for trial in trials)]
         )
         made_s = max([0.0, *(trial.made_s or 0.0 for trial in trials if not teaches)])
-        found_s = self.left_s - self._keep(trials[0]) - usual_s
+        found_s = self._left_s(at_once) - self._keep(trials[0]) - usual_s
         if found_s <= (LEAST_TEACHING_S if teaches else made_s):
             raise BudgetEndedError
         return found_s

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any, cast
 
 from joulewise.compress.process import Tell
 from joulewise.core.claim import Trial
@@ -18,6 +20,7 @@ from joulewise.search.allowance import Allowance, BudgetEndedError
 from joulewise.search.bench import Bench
 from joulewise.search.choose import best_lossless, best_runs, chance
 from joulewise.search.group_costs import group_costs
+from joulewise.search.nodes import Asked, Nodes
 from joulewise.search.sampling import SAMPLERS, point_of, points_of
 from joulewise.search.session import Session
 from joulewise.search.space import changed_recipes, lossless_recipes
@@ -47,6 +50,9 @@ PROPOSE = SAMPLERS["model"]
 Announce = Callable[[int, int, Recipe, Trial | None], None]
 """Called with number, total, recipe and, once it is finished, the trial."""
 
+Say = Callable[[Recipe, Trial | None], None]
+"""The same without the number and the total."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
@@ -68,6 +74,7 @@ def search(
     tell: Tell | None = None,
     allowance: Allowance | None = None,
     study_url: str | None = None,
+    nodes: Nodes | None = None,
 ) -> Searched:
     """Try recipes until all were tried, the budget ends, or the user has seen enough.
 
@@ -83,6 +90,7 @@ def search(
         tell: told of the progress of steps that report it.
         allowance: ends the search early; None lets it try everything.
         study_url: of the database server that keeps the trials; None for a file in the folder.
+        nodes: machines that try recipes too; None tries all of them here.
 
     Raises:
         ProgramError: the original itself cannot be run, or not within the terms.
@@ -109,6 +117,7 @@ def search(
             announce=announce,
             allowance=allowance,
             unfinished=unfinished,
+            nodes=nodes,
         )
         ended_by = None
         try:
@@ -170,9 +179,13 @@ def _try_smaller(
 
 
 def _try_proposals(attempt: _Attempt, best_ratio: float | None) -> None:
-    """Try what the sampler proposes, with other values for the parameters of what was tried."""
+    """Try what the sampler proposes, with other values for the parameters of what was tried.
+
+    It proposes as many at once as there are machines, each as if the others were not untried.
+    """
     settings = attempt.bench.session.settings
-    for number in range(settings.proposals):
+    at_once = max(1, len(attempt.nodes or ()))
+    for first in range(0, settings.proposals, at_once):
         tried = [
             (point_of(trial.recipe), trial)
             for trial in attempt.trials
@@ -183,8 +196,12 @@ def _try_proposals(attempt: _Attempt, best_ratio: float | None) -> None:
         untried = [point for point in varied if point.name not in known]
         if not untried:
             return
-        point = PROPOSE(untried, tried, settings.margin, settings.seed + number)
-        attempt.all([point.recipe], best_ratio)
+        recipes = []
+        for number in range(first, min(first + at_once, settings.proposals, first + len(untried))):
+            point = PROPOSE(untried, tried, settings.margin, settings.seed + number)
+            untried.remove(point)
+            recipes.append(point.recipe)
+        attempt.all(recipes, best_ratio)
 
 
 def _is_sure(trial: Trial, session: Session) -> bool:
@@ -239,26 +256,83 @@ class _Attempt:
     announce: Announce
     allowance: Allowance | None
     unfinished: Unfinished
+    nodes: Nodes | None = None
     trials: list[Trial] = field(default_factory=list)
 
     def all(self, recipes: Sequence[Recipe], best_ratio: float | None) -> None:
-        """Try every recipe; raises BudgetEndedError where there is not enough left for one."""
-        total = len(self.trials) + len(recipes)
+        """Try every recipe; raises BudgetEndedError where there is not enough left for one.
+
+        Their trials are kept in the order of `recipes`, whichever ends first.
+        """
+        start = len(self.trials)
+        total = start + len(recipes)
+        places = {recipe.key: number for number, recipe in enumerate(recipes, start + 1)}
+
+        def say(recipe: Recipe, trial: Trial | None) -> None:
+            self.announce(places[recipe.key], total, recipe, trial)
+
+        elsewhere = self.nodes is not None and len(recipes) > 1
+        tries = self._on_nodes if elsewhere else self._here
+        try:
+            with closing(tries(recipes, best_ratio, say)) as found:
+                for trial in found:
+                    self.trials.append(trial)
+                    say(trial.recipe, trial)
+                    self._charge(trial)
+        finally:
+            self.trials[start:] = sorted(self.trials[start:], key=lambda t: places[t.recipe.key])
+
+    def allowed_s(self, *, teaches: bool, at_once: int = 1) -> float:
+        """Return how long the steps of the next trial may take; raises BudgetEndedError."""
+        if self.allowance is None:
+            return math.inf
+        return self.allowance.for_trial(self.trials, teaches=teaches, at_once=at_once)
+
+    def _here(
+        self, recipes: Sequence[Recipe], best_ratio: float | None, say: Say
+    ) -> Generator[Trial, None, None]:
+        """Yield the trial of every recipe, made before or now on this machine."""
         for recipe in recipes:
             trial = self.study.finished(recipe)
             if trial is None:
                 limit_s = self.allowed_s(teaches=_teaches(recipe))
-                self.announce(len(self.trials) + 1, total, recipe, None)
+                say(recipe, None)
                 trial = self._one(recipe, best_ratio, limit_s)
-            self.trials.append(trial)
-            self.announce(len(self.trials), total, recipe, trial)
-            self._charge(trial)
+            yield trial
 
-    def allowed_s(self, *, teaches: bool) -> float:
-        """Return how long the steps of the next trial may take; raises BudgetEndedError."""
-        if self.allowance is None:
-            return math.inf
-        return self.allowance.for_trial(self.trials, teaches=teaches)
+    def _on_nodes(
+        self, recipes: Sequence[Recipe], best_ratio: float | None, say: Say
+    ) -> Generator[Trial, None, None]:
+        """Yield trials as they end on the nodes; only this process writes them to the study.
+
+        The model as found is tried here, and so is what no node is left for.
+        """
+        nodes = cast("Nodes", self.nodes)
+        first = 0 if self.trials else 1
+        yield from self._here(recipes[:first], best_ratio, say)
+        fresh = {recipe.key: recipe for recipe in recipes[first:]}
+        for trial in filter(None, map(self.study.finished, recipes[first:])):
+            del fresh[trial.recipe.key]
+            yield trial
+        begun: dict[str, Any] = {}
+
+        def ask(recipe: Recipe) -> Asked:
+            teaches = _teaches(recipe)
+            limit_s = self.allowed_s(teaches=teaches, at_once=len(nodes))
+            if recipe.key not in begun:  # else its worker died
+                say(recipe, None)
+                begun[recipe.key] = self.study.begin(recipe)
+            training_s = self._training_s(limit_s) if teaches else None
+            return Asked(
+                recipe=recipe, best_ratio=best_ratio, training_s=training_s, limit_s=limit_s
+            )
+
+        with closing(nodes.trials(tuple(fresh.values()), ask, self.unfinished)) as found:
+            for trial in found:
+                self.study.finish(begun[trial.recipe.key], trial)
+                del fresh[trial.recipe.key]
+                yield trial
+        yield from self._here(tuple(fresh.values()), best_ratio, say)
 
     def _one(self, recipe: Recipe, best_ratio: float | None, limit_s: float) -> Trial:
         teaches = _teaches(recipe)

@@ -19,7 +19,7 @@ from joulewise.search.space import anchor_recipe
 from joulewise.workload.judge import Judge
 from joulewise.workload.workload import Workload
 
-__all__ = ["OpenMeter", "Session", "artifact_note"]
+__all__ = ["OpenMeter", "Session", "artifact_note", "fingerprint"]
 
 OpenMeter = Callable[[Sequence[int]], Meter]
 
@@ -138,10 +138,17 @@ class Session:
             "training data": "" if self.workload.train is None else self.workload.train.digest(),
             "usage": str(self.workload.usage),
             "settings": str(replace(self.settings, runtimes=self.runtimes)),
-            "machine": f"{self.host.short} {self.host.architecture}",
-            "meter": meter_name,
-            "package versions": str(sorted(package_versions().items())),
+            **fingerprint(self.host, meter_name),
         }
+
+
+def fingerprint(host: Host, meter_name: str) -> dict[str, str]:
+    """Return what joules depend on besides the job: where it differs, they are not compared."""
+    return {
+        "machine": f"{host.short} {host.architecture}",
+        "meter": meter_name,
+        "package versions": str(sorted(package_versions().items())),
+    }
 
 
 def artifact_note(folder: Path) -> Path:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 from joulewise.core.energy import Interval, Reading
 from joulewise.core.records import dump, load
 from joulewise.meter.bill import Bill
 
-__all__ = ["CAUSE", "Unfinished"]
+__all__ = ["BEAT_S", "CAUSE", "Spent", "Unfinished", "spent_since"]
 
 CAUSE = "interrupted"
 """Line of the ledger."""
@@ -41,6 +42,12 @@ class Spent:
         )
 
 
+def spent_since(before: Reading, bill: Bill) -> Spent:
+    """Return what was spent since a reading of the bill's meter."""
+    after = bill.meter.read()
+    return Spent(joules=bill.interval(before, after), seconds=after.time_s - before.time_s)
+
+
 class Unfinished:
     """Keeps, in two small files, what trials cost that do not come to their end.
 
@@ -67,9 +74,7 @@ class Unfinished:
         try:
             yield
         except BaseException:
-            spent = self._spent(self._before)
-            self._bill.add(CAUSE, spent.joules, spent.seconds)
-            self._keep(spent)
+            self.lost(spent_since(self._before, self._bill))
             raise
         finally:
             self._before = None
@@ -79,13 +84,21 @@ class Unfinished:
         """Note what the open trial has cost so far, should the process be killed; not too often."""
         now_s = time.monotonic()
         if self._before is not None and now_s - self._noted_s >= BEAT_S:
-            dump(self._spent(self._before), self._open)
+            dump(spent_since(self._before, self._bill), self._open)
             self._noted_s = now_s
 
-    def _spent(self, before: Reading) -> Spent:
-        after = self._bill.meter.read()
-        joules = self._bill.interval(before, after)
-        return Spent(joules=joules, seconds=after.time_s - before.time_s)
+    def note_elsewhere(self, spent: Iterable[Spent]) -> None:
+        """Note what trials that are open on other machines have told that they cost so far."""
+        told = list(spent)
+        if told:
+            dump(reduce(Spent.plus, told), self._open)
+        else:
+            self._open.unlink(missing_ok=True)
+
+    def lost(self, spent: Spent) -> None:
+        """Bill and keep what a trial cost that does not come to its end."""
+        self._bill.add(CAUSE, spent.joules, spent.seconds)
+        self._keep(spent)
 
     def _keep(self, spent: Spent) -> None:
         """Add to what is kept; the note of the open trial goes with it."""
