@@ -289,13 +289,14 @@ class Nodes:
     Args:
         session: the job, the terms and this machine.
         bill: gets what it cost to prepare workers.
+        worker: what runs on the nodes; another one in tests.
     """
 
-    def __init__(self, session: Session, bill: Bill) -> None:
+    def __init__(self, session: Session, bill: Bill, worker: type[Worker] = Worker) -> None:
         import ray
 
         self._ray = ray
-        self._session, self._bill = session, bill
+        self._session, self._bill, self._worker = session, bill, worker
         self._folder = f"joulewise-{uuid4().hex}"
         self._job = ray.put(_job(session, ray.put))
         self._started: list[_Hand] = []
@@ -511,7 +512,7 @@ class Nodes:
                 self._dismiss(hand, str(error))
 
     def _start(self, hand: _Hand) -> None:
-        actor = self._ray.remote(Worker).options(
+        actor = self._ray.remote(self._worker).options(
             num_cpus=hand.cpus, max_restarts=0, scheduling_strategy=self._on(hand)
         )
         meter, threads = self._session.settings.meter, os.environ.get(THREADS)

@@ -181,7 +181,7 @@ def _try_smaller(
 def _try_proposals(attempt: _Attempt, best_ratio: float | None) -> None:
     """Try what the sampler proposes, with other values for the parameters of what was tried.
 
-    It proposes as many at once as there are machines, each as if the others were not untried.
+    It proposes as many at once as there are machines, and learns from all of them afterwards.
     """
     settings = attempt.bench.session.settings
     at_once = max(1, len(attempt.nodes or ()))
