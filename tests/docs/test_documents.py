@@ -121,11 +121,25 @@ def name_of(record: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "step"), [("pictures-static", "static_int8"), ("pictures-nncf", "nncf_int8")]
+    ("name", "step"),
+    [
+        ("pictures-static", "static_int8"),
+        ("pictures-nncf", "nncf_int8"),
+        ("r8-static", "static_int8"),
+        ("r8-qat", "qat(epochs=1)"),
+    ],
 )
-def test_what_int8_does_to_pictures_is_that_of_the_records(name: str, step: str) -> None:
+def test_what_int8_does_is_that_of_the_records(name: str, step: str) -> None:
     claim = load(Compressed, ROOT / "records" / f"{name}.json").claim
     assert row_of(f"`{step}`", claim) in (ROOT / "docs" / "compression.md").read_text()
+
+
+def test_training_keeps_what_rounding_alone_loses() -> None:
+    rounded, trained = (
+        load(Compressed, ROOT / "records" / f"r8-{name}.json").claim for name in ("static", "qat")
+    )
+    assert (rounded.holds, trained.holds) == (False, True)
+    assert trained.ratio.value < 1.1 * rounded.ratio.value
 
 
 def test_nothing_is_certain_of_pictures() -> None:
