@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ class Space:
         hold_out_items: for which the quality was foreseen.
         host: the machine.
         tried: how many of `trials` are tried in any case, the first ones.
-        trials: of all recipes, those of the lossless ways first.
+        trials: of all recipes, those of the lossless ways first; without their blocks.
     """
 
     data: str
@@ -87,7 +87,7 @@ def measure(model: Path, data: str, margin: float, batch_items: int, folder: Pat
             print(f"{number + 1} of {len(others)}: {_words(trials[-1])}", file=sys.stderr)
     return Space(
         data=data, margin=margin, hold_out_items=workload.hold_out.items, host=host, tried=tried,
-        trials=tuple(trials),
+        trials=tuple(replace(trial, measurement=None, profile=None) for trial in trials),
     )  # fmt: skip
 
 
