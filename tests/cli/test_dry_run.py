@@ -38,6 +38,7 @@ def both(folder: Path, *options: object) -> tuple[dict[str, Any], dict[str, Any]
     return json.loads(dry.stdout), json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_run_lies_within_what_was_predicted(tmp_path: Path) -> None:
     dry, bundle = both(tmp_path, "--runtime", "onnxruntime", "--lossless")
     found, ledger = dry["foreseen"], bundle["ledger"]
