@@ -344,7 +344,7 @@ def demo(
     from joulewise.core.settings import Settings, Usage
     from joulewise.demo import DATA, MODEL
 
-    usage, settings = Usage(batch_items=batch), Settings()
+    usage, settings = Usage(batch_items=batch), Settings(proposals=0)  # two minutes will do
     run_optimize(
         MODEL, str(DATA), output, usage, settings, explain=explain, resume=resume, as_json=json,
         quiet=quiet,
