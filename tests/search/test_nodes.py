@@ -405,7 +405,8 @@ def test_kills_at_random_moments_lose_nothing_and_nothing_counts_twice(
     assert len(found.trials) == len(finished)
     lost = [trial for trial in found.trials if trial.state == "failed"]
     assert all("its worker was lost" in str(trial.reason) for trial in lost)
-    spent = [bill.stages_j[cause].central for cause in ("baseline", "trials")]
+    causes = ("baseline", "calibration", "trials")
+    spent = [bill.stages_j[cause].central for cause in causes]
     costs = [trial.cost_j.central for trial in found.trials if trial.cost_j]
     assert sum(spent) == pytest.approx(sum(costs))
     sensor = bill.meter.sensor

@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 ATTEMPTS = 3
-"""How often a recipe is leased whose workers die: a judgement."""
+"""How often a recipe is leased whose workers die, and workers are started in a row: a judgement."""
 
 START_S = 120.0
 """Longest time that a worker may take to start and to open its anchor, s: a judgement."""
@@ -257,6 +257,7 @@ class _Hand:
         asked: the open trial.
         makes: key of the steps that it trains, None where it trains nothing.
         spent: what the open trial has cost so far, as last told.
+        stillborn: workers in a row that died before they were ready.
     """
 
     node: str
@@ -269,6 +270,7 @@ class _Hand:
     asked: Asked | None = None
     makes: str | None = None
     spent: Spent | None = None
+    stillborn: int = 0
 
     def does(self, doing: Any) -> None:  # noqa: ANN401 - of Ray
         """Note what it does from now on."""
@@ -448,6 +450,7 @@ class Nodes:
         if hand.asked is None:
             self._bill.add("preparation", said.joules, said.seconds)
             hand.is_free()
+            hand.stillborn = 0
             return None, True
         if isinstance(said, Spent):
             hand.spent = said
@@ -481,7 +484,10 @@ class Nodes:
     ) -> Trial | None:
         """Start another worker on the node; the recipe waits again, or has failed too often."""
         asked, spent = hand.asked, hand.spent
-        if asked is None or not self._is_alive(hand):
+        if asked is None:
+            late = time.monotonic() - hand.begun_s > START_S
+            hand.stillborn = ATTEMPTS if late else hand.stillborn + 1
+        if hand.stillborn == ATTEMPTS or not self._is_alive(hand):
             self._dismiss(hand, why)
         else:
             self._ray.kill(hand.worker, no_restart=True)
