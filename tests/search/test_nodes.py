@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from joulewise.core.energy import Interval
 from joulewise.core.errors import MissingExtraError, UsageError
 from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings, parse_steps
+from joulewise.core.records import Bundle
 from joulewise.core.settings import Settings, Usage
 from joulewise.meter.bill import Bill
 from joulewise.meter.table import meter_opener
@@ -34,6 +36,7 @@ from joulewise.pipeline import judge_of_original
 from joulewise.search import run
 from joulewise.search.allowance import BudgetEndedError
 from joulewise.search.nodes import (
+    THREADS,
     ATTEMPTS,
     Answered,
     Asked,
@@ -45,11 +48,12 @@ from joulewise.search.nodes import (
     taught_key,
 )
 from joulewise.search.run import search
-from joulewise.search.session import Session
+from joulewise.search.session import Session, fingerprint
 from joulewise.search.space import lossless_recipes
 from joulewise.search.study import Study
 from joulewise.search.unfinished import Spent, Unfinished
 from joulewise.workload.workload import open_workload
+from tests.cli.program import fast, joulewise, only_line
 from tests.meter.test_bill import Purse
 from tests.models import make_job, shorten_plans
 from tests.search.test_study import FakeBench, open_study
@@ -215,6 +219,22 @@ def test_what_machines_spent_on_open_trials_is_kept_while_they_last(tmp_path: Pa
     later = Bill(Purse())
     Unfinished(tmp_path, later)
     assert later.stages_j == {"interrupted": joules.scaled(3.0)}
+
+
+@pytest.mark.parametrize("threads", [None, "3"])
+def test_programs_get_the_threads_that_they_have_without_ray(
+    monkeypatch: pytest.MonkeyPatch, threads: str | None
+) -> None:
+    monkeypatch.setenv(THREADS, "1")  # as Ray does
+    Worker("nowhere", "cpu-time", threads)
+    assert os.environ.get(THREADS) == threads
+
+
+def test_the_same_machine_has_the_same_fingerprint() -> None:
+    told, host = Worker("nowhere", "cpu-time", None).introduce(), read_host()
+    sensor = Bill(meter_opener("cpu-time", host)([os.getpid()])).meter.sensor
+    assert told.fingerprint == fingerprint(host, f"{sensor.name}, {sensor.source}")
+    assert told.machine == Worker("elsewhere", "cpu-time", None).introduce().machine
 
 
 # --- a cluster of two nodes on this machine -------------------------------------------------------
@@ -428,3 +448,33 @@ def kill_some(killed: list[int], over: threading.Event, most: int = 4) -> None:
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
             time.sleep(1.0)  # for another to start
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_the_program_starts_a_cluster_of_its_own_and_leaves_nothing(tmp_path: Path) -> None:
+    job = make_job(tmp_path, items=600)
+    done = fast(
+        "optimize", job.model, "--data", job.data, "-o", tmp_path / "out", "--margin", "5",
+        "--runtime", "onnxruntime", "--meter", "cpu-time", "--lossless", "--ray", "local", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = msgspec.json.decode(done.stdout, type=Bundle)  # and nothing of Ray's beside it
+    first, *others = told.trials
+    assert first.node is None
+    assert all(trial.node for trial in others)
+    assert "recipes are also tried on" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ray", "nonsense"], "'nonsense' is no Ray cluster"),
+        (["--ray", "local", "--dry-run"], "leave --ray out"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    pytest.importorskip("ray")
+    done = joulewise("optimize", "m.onnx", "-d", "x.npz", "-o", tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert words in only_line(done)
