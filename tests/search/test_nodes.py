@@ -36,8 +36,8 @@ from joulewise.pipeline import judge_of_original
 from joulewise.search import run
 from joulewise.search.allowance import BudgetEndedError
 from joulewise.search.nodes import (
-    THREADS,
     ATTEMPTS,
+    THREADS,
     Answered,
     Asked,
     Introduction,
