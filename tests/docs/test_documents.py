@@ -134,6 +134,16 @@ def test_what_int8_does_is_that_of_the_records(name: str, step: str) -> None:
     assert row_of(f"`{step}`", claim) in (ROOT / "docs" / "compression.md").read_text()
 
 
+def test_low_rank_saves_what_the_record_says() -> None:
+    claim = load(Compressed, ROOT / "records" / "r8-low-rank.json").claim
+    ratio, page = claim.ratio, (ROOT / "docs" / "compression.md").read_text().replace("\n", " ")
+    assert f"needs {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}, grade D) times" in page
+    assert (
+        f"{-100 * claim.difference.lower:.2f} points lost at most ([record](../records/r8-l" in page
+    )
+    assert claim.holds
+
+
 def test_training_keeps_what_rounding_alone_loses() -> None:
     rounded, trained = (
         load(Compressed, ROOT / "records" / f"r8-{name}.json").claim for name in ("static", "qat")
