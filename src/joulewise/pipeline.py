@@ -32,7 +32,7 @@ from joulewise.proof.prove import prove
 from joulewise.report.explain import subjects
 from joulewise.report.text import metric_words
 from joulewise.search.allowance import Allowance
-from joulewise.search.choose import choose
+from joulewise.search.choose import certifiable_words, choose
 from joulewise.search.foresee import Foreseen, count, foresee, take_samples
 from joulewise.search.nodes import open_nodes, require_ray
 from joulewise.search.profiles import profiles_of, with_profiles
@@ -176,6 +176,11 @@ def optimize(
 
         def proved(candidate: Trial) -> Claim:
             progress.stage(f"proving {candidate.recipe} on the hold-out")
+            words = certifiable_words(
+                candidate, settings.margin, settings.confidence, workload.hold_out.items
+            )
+            if words is not None and candidate.recipe.steps:
+                progress.stage(words)
             with bill.stage("proof"):
                 test = contest(session, choice, candidate)
                 plan = replace(PROOF_PLAN, seed=settings.seed)

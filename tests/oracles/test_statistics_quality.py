@@ -250,6 +250,14 @@ def test_without_any_change_the_margin_is_never_below_the_closed_form() -> None:
     assert (1.0 - smallest_margin(2000, 0.99)) ** 2000 <= 0.01 - NUISANCE_ERROR
 
 
+@pytest.mark.parametrize(("changed", "items"), [(40, 2000), (150, 1500)])
+def test_smallest_margin_with_changes_is_about_the_bound_of_as_many_gains_as_losses(
+    changed: int, items: int
+) -> None:
+    bound = lower_bound(changed // 2, changed // 2, items, 0.95)
+    assert smallest_margin(items, 0.95, changed / items) == pytest.approx(-bound, rel=0.08)
+
+
 def test_smallest_margin_is_the_bound_without_any_change() -> None:
     assert smallest_margin(250, 0.95) == -lower_bound(0, 0, 250, 0.95)
 

@@ -8,7 +8,15 @@ import pytest
 
 from joulewise.core.claim import Difference, Trial
 from joulewise.core.recipe import Recipe, RunSettings
-from joulewise.search.choose import Choice, best_lossless, best_runs, chance, choose, with_reasons
+from joulewise.search.choose import (
+    Choice,
+    best_lossless,
+    best_runs,
+    certifiable_words,
+    chance,
+    choose,
+    with_reasons,
+)
 from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 FOUND = measured(AS_FOUND, 2.0)
@@ -162,6 +170,20 @@ def test_what_seems_better_than_the_original_is_taken_to_be_as_good() -> None:
     )
     assert chance(better, 0.005, 0.95, 5000) == chance(as_good, 0.005, 0.95, 5000) < 0.8
     assert chosen([FOUND, ANCHOR, better, calm]).candidates == (calm, better)
+
+
+def test_what_can_be_certified_follows_from_the_changes() -> None:
+    def words(gained: int, lost: int, items: int) -> str | None:
+        return certifiable_words(seen(measured(int8(), 0.3), gained, lost), 0.005, 0.95, items)
+
+    assert words(15, 15, 10_000) == (
+        "where 1 % of the items are right in one of the two only, 10,000 certify a loss of 0.16 "
+        "points every other time"
+    )
+    assert "certify a loss of 0.60 points" in str(words(15, 15, 750))
+    assert "; 1,724 more would make 0.5 likely" in str(words(15, 15, 750))
+    assert "more would" not in str(words(0, 15, 750))  # no number of items would
+    assert certifiable_words(ANCHOR, 0.005, 0.95, 750) is None
 
 
 def test_the_likeliest_comes_first_where_none_is_sure() -> None:

@@ -226,9 +226,20 @@ def is_inferior(gained: int, lost: int, items: int, margin: float, confidence: f
     return bool(score(gained, lost, items, -margin) < stats.norm.ppf(1.0 - confidence))
 
 
-def smallest_margin(items: int, confidence: float) -> float:
-    """Return the smallest margin that `items` items can certify, reached when no answer changes."""
-    return -lower_bound(0, 0, items, confidence)
+def smallest_margin(items: int, confidence: float, changed_ratio: float = 0.0) -> float:
+    """Return the smallest margin that `items` items certify where as many are gained as lost.
+
+    Args:
+        items: all items, > 0.
+        confidence: of the bound, in (0.5, 1).
+        changed_ratio: fraction of items that only one of the two answers right. Where it is above
+            0 the margin is about right, and certified every other time.
+
+    Source: exact without changes; else the normal approximation of the paired difference, as in
+    `items_needed` with even chances.
+    """
+    exact = -lower_bound(0, 0, items, confidence)
+    return max(exact, float(stats.norm.ppf(confidence)) * math.sqrt(changed_ratio / items))
 
 
 def fewest_items(margin: float, confidence: float) -> int:

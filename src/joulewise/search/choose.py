@@ -7,9 +7,23 @@ from dataclasses import dataclass, replace
 
 from joulewise.core.claim import Ratio, Trial
 from joulewise.core.recipe import Recipe, RunSettings
-from joulewise.core.statistics import chance_by_error, chance_of_confirming, quotient
+from joulewise.core.statistics import (
+    chance_by_error,
+    chance_of_confirming,
+    items_needed,
+    quotient,
+    smallest_margin,
+)
 
-__all__ = ["Choice", "best_lossless", "best_runs", "chance", "choose", "with_reasons"]
+__all__ = [
+    "Choice",
+    "best_lossless",
+    "best_runs",
+    "certifiable_words",
+    "chance",
+    "choose",
+    "with_reasons",
+]
 
 CHANCES = (0.99, 0.95, 0.8)
 """Chances of passing the final test: for each, the cheapest candidate that has it is tested."""
@@ -131,6 +145,37 @@ def _surest_first(promising: Sequence[tuple[Trial, float]]) -> tuple[Trial, ...]
     if least < CHANCES[-1] and not chain and surer:
         chain = [max(surer, key=lambda pair: pair[1])[0]]
     return tuple({trial.recipe.key: trial for trial in (*chain, cheapest)}.values())
+
+
+def certifiable_words(
+    trial: Trial, margin: float, confidence: float, hold_out_items: int
+) -> str | None:
+    """Return what the hold-out can certify of a candidate that changes as many answers there.
+
+    Args:
+        trial: of the candidate, on the search items.
+        margin: largest acceptable loss of quality, as a fraction.
+        confidence: of the final test.
+        hold_out_items: that it has.
+
+    Returns:
+        None where the original is kept, or the metric is of all answers together.
+    """
+    found = trial.difference
+    if found is None or found.counts is None:
+        return None
+    changed_ratio = sum(found.counts) / found.items
+    least = smallest_margin(hold_out_items, confidence, changed_ratio)
+    words = (
+        f"where {100 * changed_ratio:.2g} % of the items are right in one of the two only, "
+        f"{hold_out_items:,} certify a loss of {100 * least:.2f} points every other time"
+    )
+    loss = min(found.value, 0.0)
+    if loss <= -margin:
+        return words
+    needed = items_needed(margin, loss, changed_ratio, confidence)
+    more = needed - hold_out_items
+    return f"{words}; {more:,} more would make {100 * margin:g} likely" if more > 0 else words
 
 
 def with_reasons(
