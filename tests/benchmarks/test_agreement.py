@@ -67,6 +67,7 @@ def test_keeping_agrees_with_what_may_have_won_nothing(ratio: float, agrees: boo
     assert agreement_of("a job", [KEPT, won(1, ratio)]).agrees is agrees
 
 
+@pytest.mark.slow
 def test_two_seeds_of_a_tiny_job_are_run_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

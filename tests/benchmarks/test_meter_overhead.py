@@ -134,6 +134,7 @@ def test_the_guest_does_every_task(tool: str) -> None:
 
 
 @linux
+@pytest.mark.slow
 def test_a_record_of_real_runs(
     environments: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

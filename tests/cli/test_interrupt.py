@@ -213,6 +213,7 @@ def test_run_interrupted_before_its_first_trial_keeps_nothing(job: Job, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_run_killed_at_any_moment_goes_on_and_leaves_no_process(job: Job, tmp_path: Path) -> None:
     output, work = tmp_path / "out", tmp_path / "out.work"
     moments = random.Random(7)

@@ -134,6 +134,13 @@ def test_what_int8_does_is_that_of_the_records(name: str, step: str) -> None:
     assert row_of(f"`{step}`", claim) in (ROOT / "docs" / "compression.md").read_text()
 
 
+def test_folding_saves_nothing_where_the_runtime_folds() -> None:
+    claim = load(Compressed, ROOT / "records" / "batch-norm.json").claim
+    ratio, page = claim.ratio, (ROOT / "docs" / "compression.md").read_text().replace("\n", " ")
+    assert f"needs {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}, grade D) times" in page
+    assert not claim.holds
+
+
 def test_low_rank_saves_what_the_record_says() -> None:
     claim = load(Compressed, ROOT / "records" / "r8-low-rank.json").claim
     ratio, page = claim.ratio, (ROOT / "docs" / "compression.md").read_text().replace("\n", " ")

@@ -23,12 +23,16 @@ Array = npt.NDArray[np.float32]
 
 pytestmark = pytest.mark.slow
 
+USUAL = joulewise.Settings(proposals=0)
+"""What is tried in any case; `test_demo` also tries what is proposed."""
+
 
 def test_file_types_keep_their_answers(tmp_path: Path) -> None:
     """Every int8 variant of all operators breaks Magika, so none of them may win."""
     bundle = joulewise.optimize(
-        file_types.model(), "tests.workloads.file_types:items", tmp_path / "out"
-    )
+        file_types.model(), "tests.workloads.file_types:items", tmp_path / "out",
+        settings=USUAL,
+    )  # fmt: skip
     assert bundle.workload.metric == "agreement"
     for trial in _int8_of_all_operators(bundle):
         broken = trial.difference is not None and trial.difference.value < -bundle.margin
@@ -43,8 +47,9 @@ def test_file_types_keep_their_answers(tmp_path: Path) -> None:
 def test_text_angle_gains_from_the_runtime_at_most(tmp_path: Path) -> None:
     """No int8 variant pays on the PP-OCR angle classifier; each loser is told why."""
     bundle = joulewise.optimize(
-        text_angle.model(), "tests.workloads.text_angle:items", tmp_path / "out"
-    )
+        text_angle.model(), "tests.workloads.text_angle:items", tmp_path / "out",
+        settings=USUAL,
+    )  # fmt: skip
     assert bundle.workload.metric == "top1"
     assert not bundle.recipe.steps
     changed = [trial for trial in bundle.trials if trial.recipe.steps]
