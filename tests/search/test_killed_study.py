@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
@@ -44,7 +45,7 @@ def run_through(folder: Path) -> None:
     Raises:
         AssertionError: something is lost, another than it was, or there twice.
     """
-    study = Study(folder / "study.db", IDENTITY)
+    study = Study(folder, IDENTITY)
     known = (folder / "finished").read_text().split() if (folder / "finished").exists() else []
     for trial in TRIALS:
         found = study.finished(trial.recipe)
@@ -91,6 +92,8 @@ def forked(folder: Path, statement: int | None) -> int:
         try:
             run_through(folder)
             status = 0
+        except Exception:  # noqa: BLE001 - the process ends without returning
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
