@@ -44,7 +44,7 @@ from tests.workloads import sentences
 SCHEMA = "joulewise/record/int8-minilm/1"
 
 RUN = RunSettings(runtime="onnxruntime", threads=1)
-PLAN = Plan(rounds=10, block_s=0.25, warm_up_s=0.5, mirrored=True)
+PLAN = Plan(rounds=10, block_s=0.25, warm_up_s=0.5)
 CONFIDENCE = 0.95
 
 FLOAT, DYNAMIC = "float32", "dynamic_int8"

@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import numpy as np
 from joulewise.core.claim import Trial
 from joulewise.core.errors import JoulewiseError
 from joulewise.core.host import Host, read_host
+from joulewise.core.profile import Profile
 from joulewise.core.records import dump
 from joulewise.core.settings import Settings, Usage
 from joulewise.export.process import ProgramProcess
@@ -47,6 +48,7 @@ class Space:
         host: the machine.
         tried: how many of `trials` are tried in any case, the first ones.
         trials: of all recipes, those of the lossless ways first; without their blocks.
+        originals: runtime -> where the time of the original's calls goes.
     """
 
     data: str
@@ -55,6 +57,7 @@ class Space:
     host: Host
     tried: int
     trials: tuple[Trial, ...]
+    originals: Mapping[str, Profile]
 
 
 def measure(model: Path, data: str, margin: float, batch_items: int, folder: Path) -> Space:
@@ -76,7 +79,9 @@ def measure(model: Path, data: str, margin: float, batch_items: int, folder: Pat
         lossless = lossless_recipes(runtimes, host.logical_cpus)
         trials = [bench.try_recipe(recipe, None, bill) for recipe in lossless]
         inputs = [tensor.name for tensor in workload.model.inputs]
-        usual = changed_recipes(workload.model.operators, best_runs(trials), host, inputs)
+        best = best_runs(trials)
+        usual = changed_recipes(workload.model.operators, best, host, inputs)
+        originals = {name: bench.profile_of_original(run) for name, run in best.items()}
         trials += [bench.try_recipe(recipe, None, bill) for recipe in usual]
         tried = len(trials)
         known = {point_of(trial.recipe).name for trial in trials}
@@ -88,6 +93,7 @@ def measure(model: Path, data: str, margin: float, batch_items: int, folder: Pat
     return Space(
         data=data, margin=margin, hold_out_items=workload.hold_out.items, host=host, tried=tried,
         trials=tuple(replace(trial, measurement=None, profile=None) for trial in trials),
+        originals={name: profile for name, profile in originals.items() if profile is not None},
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ from tests.workloads import texts
 SCHEMA = "joulewise/record/texts/1"
 
 RUN = RunSettings(runtime="onnxruntime", threads=1)
-PLAN = Plan(rounds=30, block_s=0.6, warm_up_s=0.8, mirrored=True)
+PLAN = Plan(rounds=30, block_s=0.6, warm_up_s=0.8)
 
 FLOAT, FLOAT_TRIMMED = "float32", "float32, trimmed"
 PEER = "quantize_dynamic of ONNX Runtime"

@@ -140,7 +140,7 @@ def compress_model(
     with bundles.work_folder(output, resume=resume) as work:
         open_meter = meter_opener(settings.meter, host)
         progress.stage("reading the model and the data")
-        source = as_onnx(model, data, work / "source", weights, settings.slice_name)
+        source = as_onnx(model, data, work / "source", weights, settings.beside)
         workload = open_workload(source, data, usage, settings, work / "data", train)
         session = Session(
             workload=workload, settings=settings, runtimes=runtimes, host=host,

@@ -42,7 +42,7 @@ from joulewise.search.space import as_found_recipe
 from joulewise.search.structure import TAUGHT
 from joulewise.workload.judge import Judge, judge_of
 from joulewise.workload.task import Task, choose_task
-from joulewise.workload.workload import Workload, check_certifiable, open_workload
+from joulewise.workload.workload import Workload, check_certifiable, open_workload, unit_words
 
 __all__ = [
     "DryRun",
@@ -241,7 +241,7 @@ class _Job:
         """Return the session, and the smallest margin that can be certified, as a fraction."""
         model, settings = self.model, self.settings
         with bill.stage("preparation"):
-            source = as_onnx(model, self.data, work / "source", self.weights, settings.slice_name)
+            source = as_onnx(model, self.data, work / "source", self.weights, settings.beside)
             workload = open_workload(
                 source, self.data, self.usage, settings, work / "data", self.train
             )
@@ -319,7 +319,7 @@ def dry_run(
 
 def _certifiable_words(workload: Workload, settings: Settings, smallest: float) -> str:
     return (
-        f"{workload.hold_out.items:,} hold-out items can certify a loss of "
+        f"{workload.hold_out.units:,} hold-out {unit_words(workload)} can certify a loss of "
         f"{100 * smallest:.2f} points at the best; {100 * settings.margin:g} are declared"
     )
 

@@ -169,6 +169,9 @@ CASES: Mapping[str, Case] = {
         arguments=("--latency-p95", "nan"), says="latency must be positive", code=2
     ),
     "no such slices": Case(arguments=("--slice", "light"), says="has no array 'light' that says"),
+    "no such clusters": Case(
+        arguments=("--cluster", "patient"), says="has no array 'patient' that says which items"
+    ),
     "no margin for slices": Case(
         arguments=("--slice-margin", "0"), says="a margin for slices of 0 points", code=2
     ),

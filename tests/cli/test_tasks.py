@@ -239,3 +239,20 @@ def test_a_least_quality_is_of_items_that_are_right() -> None:
     check_quality(judge, Usage())
     with pytest.raises(UsageError, match="--min-quality counts items that are right"):
         check_quality(judge, Usage(quality=0.9))
+
+
+def test_items_that_belong_together_are_judged_together(tmp_path: Path) -> None:
+    job = make_job(tmp_path, flipped_ratio=0.1)
+    with np.load(job.data) as items:
+        arrays = dict(items)
+    named = tmp_path / "named.npz"
+    np.savez(named, **arrays, patient=[f"patient {n // 5}" for n in range(len(arrays["x"]))])
+    done = compress(
+        Job(model=job.model, data=named), "static_int8", tmp_path / "out", "--cluster", "patient"
+    )
+    assert done.returncode == 0, done.stderr
+    claim = record(tmp_path / "out").claim
+    assert claim.difference.clusters == 189  # of 300: 30 calibrate, a third of the rest searches
+    assert claim.difference.items == 945
+    assert claim.difference.counts is None
+    assert "of 945 answers changed, of 189 clusters" in done.stdout

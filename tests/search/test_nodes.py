@@ -51,7 +51,7 @@ from joulewise.search.run import search
 from joulewise.search.session import Session, fingerprint
 from joulewise.search.space import lossless_recipes
 from joulewise.search.study import Study
-from joulewise.search.unfinished import Spent, Unfinished
+from joulewise.search.unfinished import Unfinished
 from joulewise.workload.workload import open_workload
 from tests.cli.program import fast, joulewise, only_line
 from tests.meter.test_bill import Purse
@@ -70,6 +70,8 @@ TAUGHT, QUANTIZED, OTHER, PLAIN = (
     )
 )
 WAITING = [TAUGHT, QUANTIZED, OTHER, PLAIN]
+
+KILLS = 30
 
 
 # --- what is leased -------------------------------------------------------------------------------
@@ -162,7 +164,7 @@ def tried(folder: Path, nodes: FakeNodes, told: list[Any]) -> run._Attempt:
         bill=bill,
         announce=lambda *words: told.append(words),
         allowance=None,
-        unfinished=Unfinished(folder, bill),
+        unfinished=Unfinished(folder, bill, lambda _: False),
         nodes=cast("Any", nodes),
     )
 
@@ -202,23 +204,6 @@ def test_one_recipe_alone_is_tried_here(tmp_path: Path) -> None:
     made.all(RECIPES[2:3], None)
     assert not nodes.asked
     assert made.trials[0].node is None
-
-
-def test_what_machines_spent_on_open_trials_is_kept_while_they_last(tmp_path: Path) -> None:
-    joules = Interval(low=5.0, central=10.0, high=20.0)
-    spent = Spent(joules=joules, seconds=2.0)
-    bill = Bill(Purse())
-    kept = Unfinished(tmp_path, bill)
-    kept.note_elsewhere([spent, spent])
-    killed = Bill(Purse())
-    Unfinished(tmp_path, killed)
-    assert killed.stages_j == {"interrupted": joules.scaled(2.0)}
-    kept.lost(spent)
-    assert bill.stages_j == {"interrupted": joules}
-    kept.note_elsewhere([])
-    later = Bill(Purse())
-    Unfinished(tmp_path, later)
-    assert later.stages_j == {"interrupted": joules.scaled(3.0)}
 
 
 @pytest.mark.parametrize("threads", [None, "3"])
@@ -386,7 +371,11 @@ def test_what_kills_its_workers_fails_and_the_rest_goes_on(
     job, bill = own(session, tmp_path), a_bill(session)
     recipes = [int8(), ONE_THREAD]
     with hired(job, bill, Mortal) as nodes:
-        found = list(nodes.trials(recipes, lambda x: asked(x, None), Unfinished(tmp_path, bill)))
+        found = list(
+            nodes.trials(
+                recipes, lambda x: asked(x, None), Unfinished(tmp_path, bill, lambda _: False)
+            )
+        )
     states = {trial.recipe.key: trial for trial in found}
     assert len(found) == 2
     assert states[ONE_THREAD.key].state == "measured"
@@ -400,7 +389,7 @@ def asked(recipe: Recipe, best_ratio: float | None) -> Asked:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_kills_at_random_moments_lose_nothing_and_nothing_counts_twice(
+def test_thirty_kills_at_random_moments_lose_nothing_and_nothing_counts_twice(
     session: Session, tmp_path: Path
 ) -> None:
     job, bill = own(session, tmp_path), a_bill(session)
@@ -411,6 +400,7 @@ def test_kills_at_random_moments_lose_nothing_and_nothing_counts_twice(
 
     with pytest.MonkeyPatch.context() as patch, hired(job, bill) as nodes:
         shorten_plans(patch)
+        patch.setattr("joulewise.search.nodes.ATTEMPTS", KILLS + 1)
         killed: list[int] = []
         over = threading.Event()
         killer = threading.Thread(target=kill_some, args=(killed, over))
@@ -420,11 +410,10 @@ def test_kills_at_random_moments_lose_nothing_and_nothing_counts_twice(
         finally:
             over.set()
             killer.join()
-    assert killed
+    assert len(killed) == KILLS
     assert set(finished.values()) == {1}
     assert len(found.trials) == len(finished)
-    lost = [trial for trial in found.trials if trial.state == "failed"]
-    assert all("its worker was lost" in str(trial.reason) for trial in lost)
+    assert not [trial for trial in found.trials if trial.state == "failed"]
     causes = ("baseline", "calibration", "trials")
     spent = [bill.stages_j[cause].central for cause in causes]
     costs = [trial.cost_j.central for trial in found.trials if trial.cost_j]
@@ -438,10 +427,10 @@ def test_kills_at_random_moments_lose_nothing_and_nothing_counts_twice(
     assert not left_folders(nodes)
 
 
-def kill_some(killed: list[int], over: threading.Event, most: int = 4) -> None:
+def kill_some(killed: list[int], over: threading.Event) -> None:
     """Kill a worker at random moments, with a fixed seed."""
     moments = random.Random(7)
-    while len(killed) < most and not over.wait(moments.uniform(0.3, 2.0)):
+    while len(killed) < KILLS and not over.wait(moments.uniform(0.3, 2.0)):
         alive = workers()
         if alive:
             victim = moments.choice(sorted(alive))

@@ -205,13 +205,14 @@ class FakeBench:
 def attempt(folder: Path, bench: Any, recipes: Sequence[Recipe]) -> tuple[tuple[Trial, ...], Bill]:
     """Try `recipes` as the search does; return the trials and the bill."""
     bill = Bill(Purse())
+    study = open_study(folder)
     made = run._Attempt(
         bench=bench,
-        study=open_study(folder),
+        study=study,
         bill=bill,
         announce=lambda *_: None,
         allowance=None,
-        unfinished=Unfinished(folder, bill),
+        unfinished=Unfinished(folder, bill, study.has),
     )
     made.all(recipes, None)
     return tuple(made.trials), bill
@@ -296,7 +297,7 @@ def test_a_step_that_outlasts_the_budget_ends_the_search_and_is_billed(tmp_path:
         bill=bill,
         announce=lambda *_: None,
         allowance=allowance,
-        unfinished=Unfinished(tmp_path, bill),
+        unfinished=Unfinished(tmp_path, bill, lambda _: False),
     )
     with pytest.raises(BudgetEndedError):
         made.all(recipes, None)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from joulewise.core.bootstrap import bootstrap
 from joulewise.core.claim import Difference
 from joulewise.core.statistics import lower_bound
 from joulewise.proof.prove import _non_inferior
+from joulewise.workload.measures import accuracy
 from tests.simulation.paired import CONFIDENCE, Test, Truth
 
 RUNS = 2000
@@ -41,6 +43,29 @@ def test_a_greater_loss_is_certified_still_less(excess: float) -> None:
         counts = Truth(difference=-loss, changes=0.03).draw(random, 1000, RUNS)
         shares.append(float(np.mean(test.certified(*counts))))
     assert shares[1] < shares[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harmed", [0.125, 0.25, 0.5])
+def test_a_loss_that_falls_on_some_clusters_is_seldom_certified(harmed: float) -> None:
+    """Of so many clusters each loses most, so that its items are hardly more than one.
+
+    Whoever takes the items for independent certifies falsely far oftener.
+    """
+    random, runs, clusters, items, margin = np.random.default_rng(8), 500, 120, 10, 0.1
+    cluster = np.repeat(np.arange(clusters), items)
+    unaware = Test(items=clusters * items, margin=margin)
+    falsely, naively = 0, 0
+    for _ in range(runs):
+        of_cluster = np.where(random.random(clusters) < harmed, margin / harmed, 0.0)
+        lost = random.random(clusters * items) < of_cluster[cluster]
+        right = accuracy(~lost)
+        bounds = bootstrap(lambda x: right(x) - 1, clusters * items, CONFIDENCE, clusters=cluster)  # noqa: B023
+        falsely += bounds.lower > -margin
+        naively += int(unaware.certified(np.zeros(1, int), np.array([lost.sum()]))[0])
+    assert falsely <= stats.binom.ppf(CHANCE, runs, 1 - CONFIDENCE)
+    if harmed < 0.2:
+        assert naively > 2 * stats.binom.ppf(CHANCE, runs, 1 - CONFIDENCE)
 
 
 @pytest.mark.parametrize("changed", [3, 8, 20])

@@ -112,7 +112,7 @@ def test_slices_are_numbered(
     assert data.slices is not None
     assert [data.slice_names[number] for number in data.slices] == [str(value) for value in given]
     assert data.slice_names == names
-    assert set(load_arrays(reference, "light")) == {"x"}
+    assert set(load_arrays(reference, ["light"])) == {"x"}
 
 
 def test_labels_that_are_named_as_slices_stay_labels(tmp_path: Path, model: Model) -> None:
@@ -125,6 +125,15 @@ def test_labels_that_are_named_as_slices_stay_labels(tmp_path: Path, model: Mode
 def test_no_slices_where_there_are_none(tmp_path: Path, model: Model) -> None:
     data = load_data(archive(tmp_path, x=PIXELS), model, "light")
     assert (data.slices, data.slice_names) == (None, ())
+
+
+def test_clusters_are_numbered(tmp_path: Path, model: Model) -> None:
+    given = ["b", "a", "b", "c", "a"]
+    reference = archive(tmp_path, x=PIXELS, y=LABELS, patient=given, light=[1, 2, 1, 1, 2])
+    data = load_data(reference, model, "light", "patient")
+    assert data.clusters is not None
+    assert [data.cluster_names[number] for number in data.clusters] == given
+    assert data.slice_names == ("1", "2")
 
 
 @pytest.mark.parametrize("given", [np.zeros(5), np.zeros((5, 2), np.int64)])

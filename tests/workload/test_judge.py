@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -269,3 +270,36 @@ def test_correlation_needs_one_value_per_item() -> None:
         choose_task([np.zeros((4, 2))], targets=np.zeros((4, 2)), metric="correlation")
     with pytest.raises(UsageError, match="needs labels that are values"):
         choose_task([np.zeros((4, 1))], metric="correlation")
+
+
+def clustered(labels: list[int], original: list[int], clusters: list[int]) -> Judge:
+    plain = judge("top1", scores(original), labels)
+    return replace(plain, clusters=np.array(clusters))
+
+
+def test_items_of_one_cluster_count_once_in_the_bounds() -> None:
+    """Every item ten times over says no more than the items themselves."""
+    random = np.random.default_rng(5)
+    labels = random.integers(CLASSES, size=120)
+    original = np.where(random.random(120) < 0.2, random.integers(CLASSES, size=120), labels)
+    candidate = np.where(random.random(120) < 0.1, random.integers(CLASSES, size=120), original)
+    one = clustered(list(labels), list(original), list(range(120)))
+    ten = clustered(*(list(np.repeat(values, 10)) for values in (labels, original, np.arange(120))))
+    quality, difference = one.compare(scores(list(candidate)))
+    again, repeated = ten.compare(scores(list(np.repeat(candidate, 10))))
+    assert again.value == pytest.approx(quality.value)
+    assert (repeated.items, repeated.clusters, difference.clusters) == (1200, 120, 120)
+    for name in ("value", "lower", "upper", "error"):
+        assert getattr(repeated, name) == pytest.approx(getattr(difference, name))
+    exact = judge("top1", scores(list(original)), list(labels)).compare(scores(list(candidate)))[1]
+    assert difference.value == pytest.approx(exact.value)
+    assert difference.lower == pytest.approx(exact.lower, abs=0.01)
+    assert difference.counts is None
+
+
+def test_one_cluster_certifies_nothing() -> None:
+    labels = [0, 1, 2] * 50
+    judged = clustered(labels, labels, [7] * 100 + [8] * 50)
+    _, difference = judged.compare(scores(labels[:60]))  # all of cluster 7
+    assert difference.clusters == 1
+    assert difference.lower == pytest.approx(-0.95, abs=1e-3)

@@ -60,6 +60,18 @@ def test_slices_go_with_their_items(tmp_path: Path) -> None:
     assert len({store.digest(), plain.digest(), labelled.digest()}) == 3
 
 
+def test_clusters_go_with_their_items(tmp_path: Path) -> None:
+    x, clusters = {"age": AGES}, np.arange(len(AGES)) // 2
+    order = np.array([5, 0, 1])
+    store = write_store(tmp_path / "s", x, {"age": "float32"}, None, order, clusters=clusters)
+    assert store.clusters is not None
+    np.testing.assert_array_equal(store.clusters, clusters[order])
+    plain = write_store(tmp_path / "p", x, {"age": "float32"}, None, order)
+    sliced = write_store(tmp_path / "l", x, {"age": "float32"}, None, order, slices=clusters)
+    assert len({store.digest(), plain.digest(), sliced.digest()}) == 3
+    assert (store.units, plain.units) == (2, 3)
+
+
 def test_no_labels(tmp_path: Path) -> None:
     assert write(tmp_path / "s", labels=None).labels is None
 

@@ -56,6 +56,43 @@ def test_slices_that_are_not_there_are_asked_for(tmp_path: Path, model: Path, da
     assert "leave --slice out" in str(caught.value)
 
 
+def test_clusters_that_are_not_there_are_asked_for(tmp_path: Path, model: Path, data: str) -> None:
+    asked = replace(SETTINGS, cluster_name="patient")
+    with pytest.raises(InputError, match="'patient' that says which items belong together"):
+        open_workload(model, data, Usage(), asked, tmp_path / "splits")
+
+
+def write_patients(path: Path, model: Path, patients: list[str], seed: int = 0) -> str:
+    x, labels = models.labelled_items(model, len(patients), seed=seed)
+    np.savez(path, x=x, y=labels, patient=patients)
+    return str(path)
+
+
+def test_lessons_are_of_nobody_who_is_judged(tmp_path: Path, model: Path) -> None:
+    asked = replace(SETTINGS, cluster_name="patient")
+    judged = write_patients(tmp_path / "a.npz", model, [f"p{n // 3}" for n in range(120)])
+    lessons = [f"p{n // 3}" for n in range(60, 240)]  # p20 to p79, of whom 40 to 79 are others
+    train = write_patients(tmp_path / "b.npz", model, lessons, seed=9)
+    found = open_workload(model, judged, Usage(), asked, tmp_path / "with", train)
+    assert found.train is not None
+    assert found.train.items == 120
+    assert [store.units for store in stores(found)] == [4, 14, 22]
+    assert check_certifiable(found, asked) == smallest_margin(22, 0.95)
+    unnamed = models.labelled_items(model, 60, seed=9)
+    np.savez(tmp_path / "c.npz", x=unnamed[0], y=unnamed[1])
+    with pytest.raises(InputError, match="does not say which items belong together"):
+        open_workload(model, judged, Usage(), asked, tmp_path / "c", str(tmp_path / "c.npz"))
+
+
+def test_clusters_too_few_to_certify_are_counted(tmp_path: Path, model: Path) -> None:
+    asked = replace(SETTINGS, cluster_name="patient", margin=0.05)
+    data = write_patients(tmp_path / "a.npz", model, [f"p{n // 30}" for n in range(1200)])
+    workload = open_workload(model, data, Usage(), asked, tmp_path / "splits")
+    with pytest.raises(InputError, match=r"18 hold-out clusters and 18 for the search can") as told:
+        check_certifiable(workload, asked)
+    assert re.search(r"at least \d+ clusters in all", str(told.value))
+
+
 def test_splits_hold_every_item_once(workload: Workload, data: str) -> None:
     with np.load(data) as archive:
         x, labels = archive["x"], archive["y"]

@@ -104,6 +104,13 @@ SliceMargin = Annotated[
     float,
     typer.Option("--slice-margin", help="Refuse what certainly loses more in a slice, points."),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Array of the data that is the same for items that belong together (one patient's).",
+    ),
+]
 MaxSize = Annotated[
     float | None,
     typer.Option("--max-size", help="Largest size of the model's files, MB."),
@@ -205,6 +212,7 @@ def optimize(
     confidence: Confidence = 95.0,
     slice_: Slice = None,
     slice_margin: SliceMargin = 5.0,
+    cluster: Cluster = None,
     runtime: Runtimes = None,
     latency_p95: Latency = None,
     max_size: MaxSize = None,
@@ -256,6 +264,7 @@ def optimize(
         tolerance=tolerance,
         slice_name=slice_,
         slice_margin=slice_margin / 100,
+        cluster_name=cluster,
         proposals=proposals,
         metric=metric,
     )
@@ -302,6 +311,7 @@ def compress(
     confidence: Confidence = 95.0,
     slice_: Slice = None,
     slice_margin: SliceMargin = 5.0,
+    cluster: Cluster = None,
     meter: Meter = None,
     seed: Seed = 0,
     resume: Resume = False,
@@ -315,6 +325,7 @@ def compress(
     settings = Settings(
         margin=margin / 100, confidence=confidence / 100, meter=meter, seed=seed, task=task,
         tolerance=tolerance, slice_name=slice_, slice_margin=slice_margin / 100, metric=metric,
+        cluster_name=cluster,
     )  # fmt: skip
     run_compress(
         model, recipe, data, output, Usage(batch_items=batch), settings, train=train,

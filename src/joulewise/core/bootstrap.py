@@ -15,7 +15,7 @@ Hesterberg 2015, The American Statistician 69, 371-386, section 5.2 (expanded le
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +25,10 @@ from scipy import stats
 __all__ = ["RESAMPLES", "Bounds", "Statistic", "bootstrap"]
 
 Floats = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 
 Statistic = Callable[[Floats], Floats]
-"""Takes how often each cluster counts, float64 [b, n]; gives one value per row, float64 [b]."""
+"""Takes how often each item counts, float64 [b, n]; gives one value per row, float64 [b]."""
 
 RESAMPLES = 2000
 """Draws of all clusters: the share beyond a 95 % bound is then known to half a percent.
@@ -63,16 +64,25 @@ class Bounds:
     error: float
 
 
-def bootstrap(statistic: Statistic, clusters: int, confidence: float, *, seed: int = 0) -> Bounds:
+def bootstrap(
+    statistic: Statistic,
+    items: int,
+    confidence: float,
+    *,
+    clusters: Numbers | None = None,
+    seed: int = 0,
+) -> Bounds:
     """Return a statistic with BCa bounds.
 
     Where no draw moves the statistic, both bounds are its value: what these clusters do not show
     at all is not in it, so whoever asks for a proof adds what may have remained unseen.
 
     Args:
-        statistic: of the clusters, such as the difference of two programs' scores on them.
-        clusters: number of independent clusters, n >= 2.
+        statistic: of the items, such as the difference of two programs' scores on them.
+        items: how many there are.
         confidence: of each bound, in (0.5, 1).
+        clusters: number of the cluster that each item belongs to, from 0 and without gaps,
+            int64 [items]; None where every item is a cluster. At least two.
         seed: of the draws.
 
     Raises:
@@ -82,25 +92,28 @@ def bootstrap(statistic: Statistic, clusters: int, confidence: float, *, seed: i
     equal to the value. Hesterberg 2015, section 5.2: normal quantiles become those of Student's t,
     times the square root of n / (n - 1).
     """
-    if clusters < 2:
+    count = items if clusters is None else 1 + int(np.max(clusters, initial=-1))
+    if count < 2:
         raise ValueError("one cluster does not tell how much others differ; give two or more")
-    value = float(statistic(np.ones((1, clusters)))[0])
-    found = np.concatenate([statistic(drawn) for drawn in _draws(clusters, seed)])
+    rows = max(1, BLOCK_VALUES // items)
+    own = slice(None) if clusters is None else clusters
+    value = float(statistic(np.ones((1, items)))[0])
+    found = np.concatenate([statistic(drawn[:, own]) for drawn in _draws(count, rows, seed)])
     bias = _bias(found, value)
-    acceleration = _acceleration(statistic, clusters)
-    wide = math.sqrt(clusters / (clusters - 1)) * float(stats.t.ppf(confidence, clusters - 1))
+    acceleration = _acceleration([statistic(left[:, own]) for left in _without(count, rows)])
+    wide = math.sqrt(count / (count - 1)) * float(stats.t.ppf(confidence, count - 1))
     lower, upper = (float(np.quantile(found, _level(z, bias, acceleration))) for z in (-wide, wide))
     return Bounds(
         value=value,
         lower=min(lower, value),
         upper=max(upper, value),
-        error=float(np.std(found)) * math.sqrt(clusters / (clusters - 1)),
+        error=float(np.std(found)) * math.sqrt(count / (count - 1)),
     )
 
 
-def _draws(clusters: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each cluster is drawn, in blocks of rows that make RESAMPLES in all."""
-    random, rows = np.random.default_rng(seed), max(1, BLOCK_VALUES // clusters)
+def _draws(clusters: int, rows: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each cluster is drawn, in blocks of so many rows that make RESAMPLES."""
+    random = np.random.default_rng(seed)
     for first in range(0, RESAMPLES, rows):
         count = min(rows, RESAMPLES - first)
         drawn = random.integers(clusters, size=(count, clusters))
@@ -119,18 +132,19 @@ def _bias(found: Floats, value: float) -> float:
     return float(stats.norm.ppf(min(1.0 - least, max(least, share))))
 
 
-def _acceleration(statistic: Statistic, clusters: int) -> float:
-    """Return a sixth of the skewness of what groups of clusters add to the statistic."""
+def _without(clusters: int, rows: int) -> Iterator[Floats]:
+    """Yield which clusters count if one group after the other does not, in blocks of rows."""
     groups = min(GROUPS, clusters)
     group = np.random.default_rng(clusters).permutation(np.arange(clusters) % groups)
-    rows = max(1, BLOCK_VALUES // clusters)
-    without = np.concatenate(
-        [
-            statistic((group != np.arange(first, min(first + rows, groups))[:, None]).astype(float))
-            for first in range(0, groups, rows)
-        ]
-    )
-    added = np.mean(without) - without
+    for first in range(0, groups, rows):
+        left_out = np.arange(first, min(first + rows, groups))
+        yield (group != left_out[:, None]).astype(np.float64)
+
+
+def _acceleration(without: Sequence[Floats]) -> float:
+    """Return a sixth of the skewness of what groups add, from the statistic without each."""
+    values = np.concatenate(without)
+    added = np.mean(values) - values
     squares = float(np.sum(added**2))
     return float(np.sum(added**3)) / (6.0 * squares**1.5) if squares > 0 else 0.0
 

@@ -97,7 +97,7 @@ class Difference:
         confidence: confidence of each bound, in (0, 1).
         items: number of items.
         gained: items that only the candidate answers right; None where the metric is of all items
-            together.
+            together, or items belong together.
         lost: items that only the baseline answers right; None likewise.
         changed: items whose answer differs, right or wrong.
         worst_slice: name of the slice in which the candidate loses most, None without slices.
@@ -109,6 +109,8 @@ class Difference:
             where the outputs are no distributions.
         agreement_ratio: fraction of items, or of tokens, with the original's most likely class or
             token; None where there are none. Both are for information: no check asks for them.
+        clusters: of items that belong together, of which the bounds are; None where every item
+            stands for itself.
     """
 
     value: float
@@ -125,10 +127,11 @@ class Difference:
     error: float | None = None
     divergence_nats: float | None = None
     agreement_ratio: float | None = None
+    clusters: int | None = None
 
     @property
     def counts(self) -> tuple[int, int] | None:
-        """Items gained and lost; None where the metric is of all items together."""
+        """Items gained and lost; None where the bounds do not follow from them."""
         return None if self.gained is None or self.lost is None else (self.gained, self.lost)
 
 

@@ -51,6 +51,8 @@ class Settings:
         slice_name: array beside the items that says which slice each belongs to; None takes the
             classes.
         slice_margin: loss of quality that no slice may certainly exceed, as a fraction.
+        cluster_name: array beside the items that says which of them belong together, such as those
+            of one patient or recording; None where every item stands for itself.
         proposals: how many more recipes are tried that a sampler proposes.
         metric: one of METRICS.
 
@@ -70,6 +72,7 @@ class Settings:
     tolerance: float | None = None
     slice_name: str | None = None
     slice_margin: float = 0.05
+    cluster_name: str | None = None
     proposals: int = 8
     metric: str = "auto"
 
@@ -77,6 +80,11 @@ class Settings:
     def kind(self) -> str:
         """What the first output is: as the metric needs it, or as the task says."""
         return self.task if self.metric == "auto" else METRICS[self.metric]
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names of the arrays among the data that are none of the model's inputs."""
+        return tuple(name for name in (self.slice_name, self.cluster_name) if name is not None)
 
     def __post_init__(self) -> None:
         self._check_metric()

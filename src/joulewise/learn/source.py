@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def as_onnx(
     data: str,
     folder: Path,
     weights: Path | None = None,
-    slice_name: str | None = None,
+    beside: Sequence[str] = (),
 ) -> Path:
     """Return an ONNX file of a model in any of the forms in which a user may have it.
 
@@ -57,7 +57,7 @@ def as_onnx(
         folder: where ``model.onnx`` is written.
         weights: of a factory's module: a ``.safetensors`` file, or a checkpoint that
             ``torch.load(weights_only=True)`` reads.
-        slice_name: array among the data that is none of its inputs.
+        beside: arrays among the data that are none of its inputs.
 
     Raises:
         UsageError: the reference has none of these forms, or weights are given for one that has
@@ -66,7 +66,7 @@ def as_onnx(
         MissingExtraError: torch or transformers is needed and not installed.
     """
     if _is_module(model):
-        return _export_here(model, data, folder, slice_name)
+        return _export_here(model, data, folder, beside)
     reference = str(model)
     factory = FUNCTION.fullmatch(reference) is not None and not Path(reference).exists()
     if weights is not None and not factory:
@@ -83,7 +83,7 @@ def as_onnx(
                 child.ask(
                     "export", timeout_s=TIMEOUT_S, reference=reference, data=data,
                     weights=None if weights is None else str(weights), target=str(target),
-                    slice_name=slice_name,
+                    beside=list(beside),
                 )  # fmt: skip
             except ProgramError as error:
                 raise InputError(str(error)) from error
@@ -98,7 +98,7 @@ def gives_vectors(model: object) -> bool:
 
 
 def export_reference(
-    reference: str, data: str, weights: Path | None, target: Path, slice_name: str | None = None
+    reference: str, data: str, weights: Path | None, target: Path, beside: Sequence[str] = ()
 ) -> None:
     """Write what a factory or a Hugging Face folder gives as ONNX; see `as_onnx`."""
     match = FUNCTION.fullmatch(reference)
@@ -110,7 +110,7 @@ def export_reference(
             load_weights(module, weights)
     else:
         module = _hugging_face(Path(reference))
-    export_module(module, load_arrays(data, slice_name), target)
+    export_module(module, load_arrays(data, beside), target)
 
 
 def export_module(
@@ -166,12 +166,12 @@ def _export_here(
     model: Any,  # noqa: ANN401 - a torch module
     data: str,
     folder: Path,
-    slice_name: str | None,
+    beside: Sequence[str],
 ) -> Path:
     target = folder / "model.onnx"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        export_module(model, load_arrays(data, slice_name), target)
+        export_module(model, load_arrays(data, beside), target)
     return target
 
 

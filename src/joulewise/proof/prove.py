@@ -117,7 +117,7 @@ def prove(
         margin=contest.margin,
         checks=(
             *checks_of(contest, ratio, difference, taken["candidate"]),
-            *limits_of(contest, quality),
+            *limits_of(contest, quality, difference.clusters),
         ),
         measurements=taken,
     )
@@ -157,8 +157,15 @@ def checks_of(
     return tuple(checks)
 
 
-def limits_of(contest: Contest, quality: Quality) -> tuple[Check, ...]:
-    """Return the conditions of a claim that hold or fail whatever the original is like."""
+def limits_of(contest: Contest, quality: Quality, clusters: int | None = None) -> tuple[Check, ...]:
+    """Return the conditions of a claim that hold or fail whatever the original is like.
+
+    Args:
+        contest: what was declared.
+        quality: of the candidate.
+        clusters: that the items are of, where they belong together: then it counts like as many
+            items, since those of one cluster may all be alike.
+    """
     checks, largest, least = [], contest.usage.size_bytes, contest.usage.quality
     if largest is not None:
         checks.append(
@@ -169,8 +176,8 @@ def limits_of(contest: Contest, quality: Quality) -> tuple[Check, ...]:
             )
         )
     if least is not None:
-        right = round(quality.value * quality.items)
-        bound = proportion_bound(right, quality.items, contest.confidence)
+        units = clusters or quality.items
+        bound = proportion_bound(round(quality.value * units), units, contest.confidence)
         checks.append(
             Check(
                 name="least quality",

@@ -302,6 +302,8 @@ def _bounded(claim: Claim) -> str:
 
 def _flips(difference: Difference) -> str:
     changed = f"{count(difference.changed)} of {count(difference.items)} answers changed"
+    if difference.clusters is not None:
+        changed = f"{changed}, of {count(difference.clusters)} clusters"
     if difference.counts is None:
         return changed
     gained, lost = difference.counts

@@ -172,15 +172,19 @@ class Bench:
         saved_ratio = tried.ratio.value / best_ratio
         if saved_ratio < LITTLE:
             return tried
-        profile, original = profile_of(self.session, recipe), self._original(recipe.run)
+        profile, original = profile_of(self.session, recipe), self.profile_of_original(recipe.run)
         if profile is None or original is None:
             return tried
         loses, host = saved_ratio >= 1, self.session.host
         cause = explain_cost(recipe, profile, original, host, loses=loses)
         return replace(tried, profile=profile, cause=cause)
 
-    def _original(self, run: RunSettings) -> Profile | None:
-        """Return the profile of the original, run as a candidate is but in f32; taken once."""
+    def profile_of_original(self, run: RunSettings) -> Profile | None:
+        """Return the profile of the original, run as a candidate is but in f32; taken once.
+
+        Args:
+            run: settings of the candidate.
+        """
         run = replace(run, precision=run.precision and "f32")
         if run not in self._originals:
             self._originals[run] = profile_of(self.session, Recipe(run=run))

@@ -373,13 +373,19 @@ class Nodes:
                     ended = ended or not in_time
                     if trial is not None:
                         yield trial
-                unfinished.note_elsewhere(hand.spent for hand in self._hands if hand.spent)
+                unfinished.note_elsewhere(
+                    {
+                        hand.asked.recipe.key: hand.spent
+                        for hand in self._hands
+                        if hand.asked is not None and hand.spent is not None
+                    }
+                )
                 if not self._busy and (ended or not waiting or not self._hands):
                     break
         finally:
             for hand in self._hands:
                 if hand.asked is not None and hand.spent is not None:
-                    unfinished.lost(hand.spent)
+                    unfinished.lost(hand.asked.recipe.key, hand.spent)
         if ended:
             raise BudgetEndedError
 
@@ -457,7 +463,7 @@ class Nodes:
             return None, True
         _unpack(self._session, hand.asked.recipe, said.artifacts)
         if said.trial is None and hand.spent is not None:
-            unfinished.lost(hand.spent)
+            unfinished.lost(hand.asked.recipe.key, hand.spent)
         hand.is_free()
         if said.trial is None:
             return None, False
@@ -494,10 +500,10 @@ class Nodes:
             hand.is_free()
             self._start(hand)
             hand.does(hand.worker.prepare.remote(self._job))
-        if spent is not None:
-            unfinished.lost(spent)
         if asked is None:
             return None
+        if spent is not None:
+            unfinished.lost(asked.recipe.key, spent)
         lost = self._lost_on.setdefault(asked.recipe.key, [])
         lost.append(hand.node)
         if len(lost) < ATTEMPTS:

@@ -33,6 +33,7 @@ from joulewise.search.structure import (
     try_structures,
 )
 from joulewise.search.study import Study
+from joulewise.search.surrogate import Surrogate, ratios_of_runtimes
 from joulewise.search.unfinished import Unfinished
 
 __all__ = ["Announce", "Searched", "check_runnable", "search"]
@@ -103,7 +104,7 @@ def search(
     with ProgramProcess(
         workload.model.path, session.anchor.run, workload.search, workload.usage.batch_items
     ) as program:
-        unfinished = Unfinished(session.folder, bill)
+        unfinished = Unfinished(session.folder, bill, study.has)
 
         def told(share: float, words: str) -> None:
             unfinished.note()
@@ -146,10 +147,22 @@ def _try_everything(attempt: _Attempt) -> None:
     best = best_runs(trials)
     inputs = [tensor.name for tensor in workload.model.inputs]
     changed = changed_recipes(workload.model.operators, best, session.host, inputs)
-    attempt.all(changed, best_ratio)
+    attempt.all(_surrogate(attempt, best).first(changed), best_ratio)
     if workload.train is not None:
         _try_smaller(attempt, best, best_ratio)
     _try_proposals(attempt, best_ratio)
+
+
+def _surrogate(attempt: _Attempt, best: Mapping[str, RunSettings]) -> Surrogate:
+    """Measure where the time of the original's calls goes, so that the most promising is first."""
+    attempt.allowed_s(teaches=False)
+    with attempt.bill.stage("trials"):
+        taken = {name: attempt.bench.profile_of_original(run) for name, run in best.items()}
+    return Surrogate(
+        ratios=ratios_of_runtimes(attempt.trials),
+        profiles={name: profile for name, profile in taken.items() if profile is not None},
+        host=attempt.bench.session.host,
+    )
 
 
 def _try_smaller(
@@ -339,7 +352,7 @@ class _Attempt:
         training_s = self._training_s(limit_s) if teaches else None
         begun = self.study.begin(recipe)
         try:
-            with self.unfinished.trial():
+            with self.unfinished.trial(recipe.key):
                 trial = self.bench.try_recipe(recipe, best_ratio, self.bill, training_s, limit_s)
                 self.study.finish(begun, trial)
         except TimeoutError as error:

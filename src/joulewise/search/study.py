@@ -88,9 +88,17 @@ class Study:
 
     def finished(self, recipe: Recipe) -> Trial | None:
         """Return the trial of `recipe` if it was finished before, else None."""
+        kept = self._kept_under(recipe.key)
+        return None if kept is None else msgspec.json.decode(kept, type=Trial)
+
+    def has(self, key: str) -> bool:
+        """Return whether the trial of the recipe with this key was finished before."""
+        return self._kept_under(key) is not None
+
+    def _kept_under(self, key: str) -> str | None:
         for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.user_attrs.get("key") == recipe.key and "trial" in frozen.user_attrs:
-                return msgspec.json.decode(frozen.user_attrs["trial"], type=Trial)
+            if frozen.user_attrs.get("key") == key and "trial" in frozen.user_attrs:
+                return str(frozen.user_attrs["trial"])
         return None
 
     def begin(self, recipe: Recipe) -> Any:  # noqa: ANN401

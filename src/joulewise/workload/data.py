@@ -78,6 +78,8 @@ class Dataset:
         classes: class names by label, empty if unknown.
         slices: that items belong to besides their class, int64 [n], None if there are none.
         slice_names: of the slices, in the order of their numbers.
+        clusters: of items that belong together, numbers from 0, int64 [n]; None if there are none.
+        cluster_names: of the clusters, in the order of their numbers.
         source: the reference it was loaded from, for messages and records.
     """
 
@@ -87,6 +89,8 @@ class Dataset:
     classes: tuple[str, ...] = ()
     slices: npt.NDArray[np.int64] | None = None
     slice_names: tuple[str, ...] = ()
+    clusters: npt.NDArray[np.int64] | None = None
+    cluster_names: tuple[str, ...] = ()
     source: str
 
     @property
@@ -95,7 +99,9 @@ class Dataset:
         return len(next(iter(self.inputs.values())))
 
 
-def load_data(reference: str, model: Model, slice_name: str | None = None) -> Dataset:
+def load_data(
+    reference: str, model: Model, slice_name: str | None = None, cluster_name: str | None = None
+) -> Dataset:
     """Return the data that `reference` names, for the inputs of `model`.
 
     Args:
@@ -112,6 +118,7 @@ def load_data(reference: str, model: Model, slice_name: str | None = None) -> Da
         model: the model that will take the data.
         slice_name: array beside the items, of integers or words, that says which slice each
             belongs to, where there is one; None for none.
+        cluster_name: likewise, that is the same for items that belong together.
 
     Returns:
         The data as given; see check_data for whether the model can take it.
@@ -125,23 +132,23 @@ def load_data(reference: str, model: Model, slice_name: str | None = None) -> Da
     if reference and path.is_dir():
         return _load_images(path, model)
     if path.suffix.lower() == ".npz":
-        return _assemble(_read_archive(path), model, reference, slice_name)
+        return _assemble(_read_archive(path), model, reference, slice_name, cluster_name)
     if path.suffix.lower() == ".npy":
         raise InputError(
             f"{reference} holds a single array; save it as .npz with np.savez(path, x=..., y=...)"
         )
     if match := FUNCTION.fullmatch(reference):
-        return _load_function(match["module"], match["name"], model, slice_name)
+        return _load_function(match["module"], match["name"], model, slice_name, cluster_name)
     raise UsageError(f"cannot read data from {reference!r}; give {FORMS}")
 
 
-def load_arrays(reference: str, slice_name: str | None = None) -> dict[str, Array]:
+def load_arrays(reference: str, beside: Sequence[str] = ()) -> dict[str, Array]:
     """Return the named arrays of a reference without labels and class names, for no model yet.
 
     Args:
         reference: a ``.npz`` archive or ``package.module:function``, as in `load_data`; what is
             not a mapping is called x.
-        slice_name: array that is left out as well.
+        beside: arrays that are left out as well.
 
     Raises:
         InputError: the data are unreadable, or the user's function failed.
@@ -158,7 +165,7 @@ def load_arrays(reference: str, slice_name: str | None = None) -> dict[str, Arra
             f"cannot tell the model's inputs from {reference!r}; give a .npz archive of arrays or "
             "a Python function as package.module:function"
         )
-    names = [name for name in values if name not in (*LABEL_KEYS, CLASSES_KEY, slice_name)]
+    names = [name for name in values if name not in (*LABEL_KEYS, CLASSES_KEY, *beside)]
     return {str(name): _as_items(values[name], str(name), reference) for name in names}
 
 
@@ -213,6 +220,8 @@ def check_data(dataset: Dataset, model: Model, batch_items: int, task: str = "au
         _check_finite(spec, array)
     if dataset.slices is not None:
         _check_count("slices", dataset.slices, dataset)
+    if dataset.clusters is not None:
+        _check_count("clusters", dataset.clusters, dataset)
     if dataset.labels is not None:
         _check_count("labels", dataset.labels, dataset)
         if task == "several classes":
@@ -230,7 +239,11 @@ def check_data(dataset: Dataset, model: Model, batch_items: int, task: str = "au
 
 
 def _assemble(
-    values: Mapping[Any, Any], model: Model, source: str, slice_name: str | None
+    values: Mapping[Any, Any],
+    model: Model,
+    source: str,
+    slice_name: str | None,
+    cluster_name: str | None,
 ) -> Dataset:
     """Return the data set made of named arrays, the names understood as in load_data."""
     keys = {spec.name: _key_of(spec, values, model) for spec in model.inputs}
@@ -242,7 +255,7 @@ def _assemble(
         )
     rest = [key for key in values if key not in keys.values()]
     label_key = next((key for key in LABEL_KEYS if key in rest), None)
-    unknown = [key for key in rest if key not in (label_key, CLASSES_KEY, slice_name)]
+    unknown = [key for key in rest if key not in (label_key, CLASSES_KEY, slice_name, cluster_name)]
     if unknown:
         raise InputError(
             f"{source} has arrays that were not understood: {_listed(unknown)}; remove or rename "
@@ -252,17 +265,30 @@ def _assemble(
         inputs={name: _as_items(values[key], name, source) for name, key in keys.items()},
         **({} if label_key is None else _as_labels(values[label_key], source)),
         classes=_as_classes(values[CLASSES_KEY], source) if CLASSES_KEY in rest else (),
-        **(
-            {}
-            if slice_name not in values
-            else _as_slices(values[slice_name], str(slice_name), source)
-        ),
+        **_slices_and_clusters(values, slice_name, cluster_name, source),
         source=source,
     )
 
 
-def _as_slices(value: Any, name: str, source: str) -> dict[str, Any]:  # noqa: ANN401 (the user's)
-    """Return slices as numbers, int64 [n], and their names."""
+def _slices_and_clusters(
+    values: Mapping[Any, Any], slice_name: str | None, cluster_name: str | None, source: str
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if slice_name in values:
+        names, numbers = _as_groups(values[slice_name], str(slice_name), source)
+        found |= {"slices": numbers, "slice_names": names}
+    if cluster_name in values:
+        names, numbers = _as_groups(values[cluster_name], str(cluster_name), source)
+        found |= {"clusters": numbers, "cluster_names": names}
+    return found
+
+
+def _as_groups(
+    value: Any,  # noqa: ANN401 (the user's)
+    name: str,
+    source: str,
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Return the names of groups, and the number of that of each item, int64 [n]."""
     array = _as_array(value, name, source)
     if array.ndim != 1 or array.dtype.kind not in "iubU":
         raise InputError(
@@ -270,7 +296,7 @@ def _as_slices(value: Any, name: str, source: str) -> dict[str, Any]:  # noqa: A
             f"{_shape_text(array.shape)}"
         )
     names, numbers = np.unique(array, return_inverse=True)
-    return {"slices": numbers.astype(np.int64), "slice_names": tuple(map(str, names))}
+    return tuple(map(str, names)), numbers.astype(np.int64)
 
 
 def _key_of(spec: TensorSpec, keys: Collection[Any], model: Model) -> str | None:
@@ -370,11 +396,13 @@ def _read_member(archive: Mapping[str, Any], key: str, path: Path) -> Array:
 # ---------------------------------------------------------------- package.module:function
 
 
-def _load_function(module: str, name: str, model: Model, slice_name: str | None) -> Dataset:
+def _load_function(
+    module: str, name: str, model: Model, slice_name: str | None, cluster_name: str | None
+) -> Dataset:
     """Return the data that the user's function returns."""
     source, value = f"{module}:{name}", call_user_function(module, name)
     if isinstance(value, Mapping):
-        return _assemble(value, model, source, slice_name)
+        return _assemble(value, model, source, slice_name, cluster_name)
     given = value if isinstance(value, tuple) else (value,)
     if len(given) not in (1, 2) or len(model.inputs) != 1:
         raise InputError(

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from joulewise.core.bootstrap import Statistic, bootstrap
+from joulewise.core.bootstrap import Bounds, Statistic, bootstrap
 from joulewise.core.claim import Difference, Quality
 from joulewise.core.statistics import lower_bound, smallest_margin, upper_bound
+from joulewise.workload.measures import accuracy
 from joulewise.workload.store import Store
 from joulewise.workload.task import Marks, Task, counted_items, harmed_slices, worst_slice
 
@@ -35,6 +36,7 @@ class Judge:
         split_digest: digest of the split.
         confidence: of each one-sided bound, in (0.5, 1).
         slice_margin: loss that no slice may certainly exceed, None for none.
+        clusters: of items that belong together, int64 [n]; None where each stands for itself.
     """
 
     task: Task
@@ -46,6 +48,7 @@ class Judge:
     split_digest: str
     confidence: float
     slice_margin: float | None = None
+    clusters: npt.NDArray[np.int64] | None = None
 
     @property
     def quality_of_original(self) -> Quality:
@@ -60,7 +63,8 @@ class Judge:
         Args:
             outputs: of the candidate on the first k items of the split, k <= n.
         """
-        quality, difference = (self._all if self.task.of_all else self._each)(outputs)
+        together = self.task.of_all or self.clusters is not None
+        quality, difference = (self._all if together else self._each)(outputs)
         like = self.task.likeness(outputs, *self._known(len(outputs[0])))
         if like is None:
             return quality, difference
@@ -92,16 +96,22 @@ class Judge:
         return self._quality(ours), self._with_slices(difference, marks)
 
     def _all(self, outputs: Outputs) -> tuple[Quality, Difference]:
-        """Compare by a metric of all answers together, by a paired bootstrap of the items.
+        """Compare by a paired bootstrap of the items, or of the clusters that they belong to.
 
-        What no item showed is not in the bootstrap, so its bounds are no nearer to the value, and
-        its standard error is no smaller, than where answers are right or wrong and none changes.
+        What none showed is not in the bootstrap, so its bounds are no nearer to the value, and its
+        standard error is no smaller, than where answers are right or wrong and none changes.
         """
         items, marks = len(outputs[0]), self._marks(outputs)
         original, labels = self._known(items)
-        ours, theirs = self._statistic(outputs), self._statistic(original)
-        found = bootstrap(lambda weights: ours(weights) - theirs(weights), items, self.confidence)
+        if self.task.of_all:
+            ours, theirs = self._statistic(outputs), self._statistic(original)
+        else:
+            ours, theirs = accuracy(marks.ours), accuracy(marks.theirs)
+        clusters = self._clusters(items)
+        count = None if clusters is None else 1 + int(clusters.max())
+        found = self._bounds(lambda weights: ours(weights) - theirs(weights), items, clusters)
         counted = max(1, counted_items(self.task.metric, labels, items))
+        counted = counted if count is None else min(counted, count)
         unseen = smallest_margin(counted, self.confidence)
         difference = Difference(
             value=found.value,
@@ -113,10 +123,28 @@ class Judge:
             lost=None,
             changed=int(np.sum(marks.changed)),
             error=math.hypot(found.error, 1.0 / counted),
+            clusters=count,
         )
         if self.task.per_item:
             difference = self._with_slices(difference, marks)
-        return self._quality_of_all(ours, items), difference
+        if self.task.of_all:
+            return self._quality_of_all(ours, items), difference
+        return self._quality(marks.ours), difference
+
+    def _bounds(
+        self, gain: Statistic, items: int, clusters: npt.NDArray[np.int64] | None
+    ) -> Bounds:
+        """Return a difference with bounds; of a single cluster none, all of it being unseen."""
+        if clusters is None or clusters.any():
+            return bootstrap(gain, items, self.confidence, clusters=clusters)
+        value = float(gain(np.ones((1, items)))[0])
+        return Bounds(value=value, lower=value, upper=value, error=0.0)
+
+    def _clusters(self, items: int) -> npt.NDArray[np.int64] | None:
+        """Return the clusters of the first `items`, numbered without gaps."""
+        if self.clusters is None:
+            return None
+        return np.unique(self.clusters[:items], return_inverse=True)[1].astype(np.int64)
 
     def _with_slices(self, difference: Difference, marks: Marks) -> Difference:
         """Add in which slice most answers are lost, and which are certainly harmed."""
@@ -199,4 +227,5 @@ def judge_of(
         split_digest=store.digest(),
         confidence=confidence,
         slice_margin=slice_margin,
+        clusters=store.clusters,
     )

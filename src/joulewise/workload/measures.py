@@ -1,8 +1,8 @@
-"""Qualities of all answers together: F1, rank correlation, likelihood, average precision.
+"""Qualities by how often items count: accuracy, F1, rank correlation, likelihood, precision.
 
-Why this way: each is a function of how often every item counts, for many such counts at once, so
-that the bootstrap (`joulewise.core.bootstrap`) resamples without a loop over items. What does not
-depend on the counts (an order, a logarithm) is computed once.
+Why this way: each is computed for many such counts at once, so that the bootstrap
+(`joulewise.core.bootstrap`) resamples without a loop over items. What does not depend on the counts
+(an order, a logarithm) is computed once.
 
 Invariant: a count of two is the same as the item given twice.
 """
@@ -17,10 +17,24 @@ from scipy import sparse
 
 from joulewise.core.bootstrap import Statistic
 
-__all__ = ["likelihood", "macro_f1", "mean_average_precision", "rank_correlation"]
+__all__ = ["accuracy", "likelihood", "macro_f1", "mean_average_precision", "rank_correlation"]
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
+
+
+def accuracy(right: npt.NDArray[np.bool_]) -> Statistic:
+    """Return the fraction of items that are answered right.
+
+    Args:
+        right: bool [n].
+    """
+    scores = right.astype(np.float64)
+
+    def value(weights: Floats) -> Floats:
+        return np.asarray(weights @ scores / np.maximum(weights.sum(axis=1), 1))
+
+    return value
 
 
 def macro_f1(chosen: Labels, labels: Labels) -> Statistic:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from joulewise.core.errors import InputError, UsageError
 
-__all__ = ["MINIMUM_ITEMS", "Splits", "split"]
+__all__ = ["MINIMUM_ITEMS", "Splits", "split", "split_clusters"]
 
 MINIMUM_ITEMS = 10
 
@@ -70,3 +70,44 @@ def split(
     second = first + min(wanted, rest - 1)
     calibrate, search, hold_out = np.split(order, [first, second])
     return Splits(calibrate=np.sort(calibrate), search=np.sort(search), hold_out=np.sort(hold_out))
+
+
+def split_clusters(
+    clusters: npt.NDArray[np.int64],
+    *,
+    seed: int,
+    calibrate_items: int = 512,
+    search_ratio: float = 0.3,
+    search_clusters: int = 1,
+) -> Splits:
+    """Return splits that together hold each cluster once, whole; but see `calibrate_items`.
+
+    Args:
+        clusters: number of the cluster that each item belongs to, int64 [n].
+        seed: of the permutation, not negative.
+        calibrate_items: most items to calibrate with, from a tenth of the clusters at the most;
+            what is beyond it of these is in no split.
+        search_ratio: share of the remaining clusters for the search, in (0, 1).
+        search_clusters: give the search this many at least, up to half of the remaining ones.
+
+    Raises:
+        InputError: there are fewer than 10 clusters.
+        UsageError: `seed`, `calibrate_items` or `search_ratio` is out of range.
+    """
+    numbers, cluster = np.unique(clusters, return_inverse=True)
+    if len(numbers) < MINIMUM_ITEMS:
+        raise InputError(
+            f"{len(numbers)} clusters are too few to split; give items of at least {MINIMUM_ITEMS}"
+        )
+    parts = split(
+        len(numbers), seed=seed, calibrate_items=calibrate_items, search_ratio=search_ratio,
+        search_items=search_clusters,
+    )  # fmt: skip
+    calibrate, search, hold_out = (
+        np.flatnonzero(np.isin(cluster, part))
+        for part in (parts.calibrate, parts.search, parts.hold_out)
+    )
+    if len(calibrate) > calibrate_items:
+        random = np.random.default_rng(seed)
+        calibrate = np.sort(random.choice(calibrate, calibrate_items, replace=False))
+    return Splits(calibrate=calibrate, search=search, hold_out=hold_out)

@@ -44,6 +44,7 @@ class Index:
     labels: str | None
     targets: str | None = None
     slices: str | None = None
+    clusters: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class Store:
         labels: classes, int64 [items], or tokens or several classes, [items, ...]; None if unknown.
         targets: labels that are values, float64 [items, ...], or None.
         slices: that items belong to besides their class, int64 [items], or None.
+        clusters: of items that belong together, int64 [items]; None where each stands for itself.
     """
 
     folder: Path
@@ -67,6 +69,12 @@ class Store:
     labels: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None
     targets: Targets | None = None
     slices: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
+    clusters: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
+
+    @property
+    def units(self) -> int:
+        """How many independent units there are: clusters, where items belong together."""
+        return self.items if self.clusters is None else len(np.unique(self.clusters))
 
     def batch(self, start: int, items: int) -> dict[str, Array]:
         """Return `items` items from `start` in the model's types, going round at the end."""
@@ -93,6 +101,8 @@ class Store:
             _feed(digest, "", self.targets, "float64")
         if self.slices is not None:
             _feed(digest, "/", self.slices, "int64")
+        if self.clusters is not None:
+            _feed(digest, "//", self.clusters, "int64")
         return digest.hexdigest()
 
 
@@ -104,6 +114,7 @@ def write_store(
     indices: np.ndarray[tuple[int], np.dtype[np.int64]],
     targets: Array | None = None,
     slices: Array | None = None,
+    clusters: Array | None = None,
 ) -> Store:
     """Write the items at `indices` to `folder` and return them opened.
 
@@ -115,6 +126,7 @@ def write_store(
         indices: which items.
         targets: labels that are values, of all items; None if there are none.
         slices: that items belong to besides their class; None if there are none.
+        clusters: of items that belong together; None if there are none.
 
     Raises:
         InputError: the folder cannot be written, or the disk is full.
@@ -132,6 +144,9 @@ def write_store(
             np.save(folder / "targets.npy", values, allow_pickle=False)
         if slices is not None:
             np.save(folder / "slices.npy", slices[indices].astype(np.int64), allow_pickle=False)
+        if clusters is not None:
+            values = clusters[indices].astype(np.int64)
+            np.save(folder / "clusters.npy", values, allow_pickle=False)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     index = Index(
@@ -140,6 +155,7 @@ def write_store(
         labels=None if labels is None else "labels.npy",
         targets=None if targets is None else "targets.npy",
         slices=None if slices is None else "slices.npy",
+        clusters=None if clusters is None else "clusters.npy",
     )
     dump(index, folder / "index.json")
     return open_store(folder)
@@ -156,7 +172,13 @@ def open_store(folder: Path) -> Store:
     labels = None if index.labels is None else _open(folder, index.labels)
     targets = None if index.targets is None else _open(folder, index.targets)
     slices = None if index.slices is None else _open(folder, index.slices)
-    beside = [("labels", labels, "iu"), ("targets", targets, "f"), ("slices", slices, "iu")]
+    clusters = None if index.clusters is None else _open(folder, index.clusters)
+    beside = [
+        ("labels", labels, "iu"),
+        ("targets", targets, "f"),
+        ("slices", slices, "iu"),
+        ("clusters", clusters, "iu"),
+    ]
     for name, values in [*inputs.items(), *((name, values) for name, values, _ in beside)]:
         if values is not None and (values.ndim == 0 or len(values) != index.items):
             raise InputError(f"{folder}: {name!r} does not hold {index.items} items")
@@ -171,6 +193,7 @@ def open_store(folder: Path) -> Store:
         labels=None if labels is None else np.asarray(labels, dtype=np.int64),
         targets=None if targets is None else np.asarray(targets, dtype=np.float64),
         slices=None if slices is None else np.asarray(slices, dtype=np.int64),
+        clusters=None if clusters is None else np.asarray(clusters, dtype=np.int64),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from joulewise.core.errors import InputError
 from joulewise.core.records import SplitRecord, WorkloadRecord
@@ -15,11 +16,11 @@ from joulewise.core.settings import Settings, Usage
 from joulewise.core.statistics import fewest_items, smallest_margin
 from joulewise.workload.data import Dataset, as_asked, check_data, load_data
 from joulewise.workload.model import Model, load_model
-from joulewise.workload.split import split
+from joulewise.workload.split import split, split_clusters
 from joulewise.workload.store import Store, write_store
 from joulewise.workload.task import Task, counted_items
 
-__all__ = ["Workload", "check_certifiable", "open_workload", "workload_record"]
+__all__ = ["Workload", "check_certifiable", "open_workload", "unit_words", "workload_record"]
 
 
 LEAST_LESSONS = 32
@@ -81,15 +82,26 @@ def open_workload(
         JoulewiseError: whatever is wrong with the model or the data, in one line.
     """
     loaded = load_model(model)
-    dataset = as_asked(load_data(data, loaded, settings.slice_name), settings.kind)
+    dataset = as_asked(
+        load_data(data, loaded, settings.slice_name, settings.cluster_name), settings.kind
+    )
     check_data(dataset, loaded, usage.batch_items, settings.kind)
     if settings.slice_name is not None and dataset.slices is None:
         raise InputError(
             f"{data} has no array {settings.slice_name!r} that says which slice an item belongs "
             "to; add it to the .npz or to what the function returns, or leave --slice out"
         )
+    if settings.cluster_name is not None and dataset.clusters is None:
+        raise InputError(
+            f"{data} has no array {settings.cluster_name!r} that says which items belong together; "
+            "add it to the .npz or to what the function returns, or leave --cluster out"
+        )
     needed = fewest_items(settings.margin, settings.confidence)
-    splits = split(dataset.items, seed=settings.seed, search_items=needed)
+    splits = (
+        split(dataset.items, seed=settings.seed, search_items=needed)
+        if dataset.clusters is None
+        else split_clusters(dataset.clusters, seed=settings.seed, search_clusters=needed)
+    )
     dtypes = {spec.name: spec.dtype for spec in loaded.inputs}
     stores = {
         name: write_store(
@@ -100,13 +112,16 @@ def open_workload(
             indices,
             dataset.targets,
             dataset.slices,
+            dataset.clusters,
         )
         for name, indices in vars(splits).items()
     }
     lessons: Store | None = None
     warnings: tuple[str, ...] = ()
     if train is not None:
-        taught = as_asked(load_data(train, loaded, settings.slice_name), settings.kind)
+        taught = as_asked(
+            load_data(train, loaded, settings.slice_name, settings.cluster_name), settings.kind
+        )
         check_data(taught, loaded, usage.batch_items, settings.kind)
         lessons, warnings = _lessons(taught, dataset, loaded, folder / "train")
     return Workload(
@@ -123,14 +138,13 @@ def check_certifiable(workload: Workload, settings: Settings) -> float:
             no candidate could ever be proved.
     """
     confidence, margin = settings.confidence, settings.margin
+    stores = (workload.hold_out, workload.search)
     held_out, searched = (
-        counted_items(settings.metric, store.labels, store.items)
-        for store in (workload.hold_out, workload.search)
+        min(store.units, counted_items(settings.metric, store.labels, store.items))
+        for store in stores
     )
     fewest = min(held_out, searched)
-    if fewest < min(workload.hold_out.items, workload.search.items) and (
-        fewest < fewest_items(margin, confidence)
-    ):
+    if fewest < min(store.units for store in stores) and fewest < fewest_items(margin, confidence):
         raise InputError(
             f"the rarest class is too rare for {settings.metric}: a mean over classes is known as "
             f"if all had as few items, {held_out} in the hold-out and {searched} for the search, "
@@ -139,13 +153,19 @@ def check_certifiable(workload: Workload, settings: Settings) -> float:
         )
     if fewest < fewest_items(margin, confidence):
         best = f"{100 * smallest_margin(fewest, confidence) + 0.05:.1f}"  # rounded up
+        units = unit_words(workload)
         raise InputError(
-            f"{workload.hold_out.items} hold-out items and {workload.search.items} for the search "
+            f"{held_out} hold-out {units} and {searched} for the search "
             f"can certify a loss of {best} points at the best, not {100 * margin:g}; "
-            f"give at least {_total_items(margin, confidence):,} items in all, or declare "
+            f"give at least {_total_items(margin, confidence):,} {units} in all, or declare "
             f"--margin {best}"
         )
     return smallest_margin(held_out, confidence)
+
+
+def unit_words(workload: Workload) -> str:
+    """Return what the proof counts: items, or clusters where items belong together."""
+    return "items" if workload.hold_out.clusters is None else "clusters"
 
 
 def workload_record(workload: Workload, task: Task) -> WorkloadRecord:
@@ -195,6 +215,8 @@ def _lessons(
         )
     judged = set(_digests(dataset, model))
     fresh = np.array([digest not in judged for digest in _digests(lessons, model)])
+    if dataset.clusters is not None:
+        fresh &= _of_other_clusters(lessons, dataset)
     kept = np.flatnonzero(fresh)
     if len(kept) < LEAST_LESSONS:
         raise InputError(
@@ -227,3 +249,14 @@ def _total_items(margin: float, confidence: float) -> int:
     """Return how many items leave enough for search and hold-out beside the calibration items."""
     both = 2 * fewest_items(margin, confidence)
     return min(math.ceil(both / 0.9) + 1, both + 512)
+
+
+def _of_other_clusters(lessons: Dataset, dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Return which items to learn from are of no cluster that is also used to judge, bool [n]."""
+    if lessons.clusters is None:
+        raise InputError(
+            f"{lessons.source} does not say which items belong together, but {dataset.source} does;"
+            " add the array of --cluster there too"
+        )
+    known = np.isin(lessons.cluster_names, dataset.cluster_names)
+    return np.asarray(~known[lessons.clusters])
