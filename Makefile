@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check slow docs clean
+.PHONY: help demo test check slow bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -20,6 +20,10 @@ check: .venv/developing  ## lint, types and layers
 
 slow: .venv/developing  ## the tests on real models, minutes each
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+bench: .venv/developing  ## optimisers side by side: WORKLOAD=demo PEER="nncf onnxruntime-static"
+	$(BIN)/python -m benchmarks.field $(WORKLOAD) $(if $(PEER),--peers $(PEER)) -o records/field-$(WORKLOAD).json
+	$(BIN)/python -m benchmarks.field.page
 
 clean:  ## remove the environment and what tools left behind
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, cast
 
@@ -38,15 +39,27 @@ class Child:
     Args:
         module: importable module whose ``__main__`` calls `serve`.
         environment: variables added to the caller's.
+        python: interpreter that runs it, of another environment; None for the caller's own.
     """
 
-    def __init__(self, module: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        environment: Mapping[str, str] | None = None,
+        python: Path | None = None,
+    ) -> None:
         self.module = module
         reader, writer = os.pipe()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(writer)],  # -P: not the caller's folder
+                [
+                    str(python or sys.executable),
+                    "-P",
+                    "-m",
+                    module,
+                    str(writer),
+                ],  # -P: not the caller's folder
                 stdin=subprocess.PIPE,
                 stdout=self._errors,
                 stderr=self._errors,

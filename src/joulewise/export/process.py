@@ -31,17 +31,26 @@ class ProgramProcess:
         settings: how it is run.
         store: the items that timed blocks run over, in real order.
         batch_items: items per inference call.
+        python: interpreter of the environment that has the runtime; None for this one.
 
     Raises:
-        MissingExtraError: the runtime is not installed.
+        MissingExtraError: the runtime is not installed here.
         ProgramError: the runtime cannot open the artifact.
     """
 
-    def __init__(self, path: Path, settings: RunSettings, store: Store, batch_items: int) -> None:
-        RUNTIMES.require(settings.runtime)
+    def __init__(
+        self,
+        path: Path,
+        settings: RunSettings,
+        store: Store,
+        batch_items: int,
+        python: Path | None = None,
+    ) -> None:
+        if python is None:
+            RUNTIMES.require(settings.runtime)
         self.batch_items = batch_items
         self._path, self._settings = str(path.absolute()), asdict(settings)
-        self._child = Child("joulewise.export.worker")
+        self._child = Child("joulewise.export.worker", python=python)
         try:
             self.load_s: float = self._child.ask(
                 "open",

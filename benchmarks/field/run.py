@@ -1,0 +1,321 @@
+"""One model, all optimisers: each makes its version, one judge and one meter compare them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from benchmarks.conditions import ROOT, Conditions, conditions_since
+from benchmarks.field.contract import Asked, Made
+from benchmarks.field.environments import EnvironmentFailedError, python_of
+from benchmarks.field.table import ENVIRONMENTS, Peer, Workload
+from joulewise.bundle import open_bundle
+from joulewise.compress.process import ENVIRONMENT
+from joulewise.core.child import Child
+from joulewise.core.claim import Difference, Quality, Ratio
+from joulewise.core.energy import Interval, Meter, Sensor
+from joulewise.core.errors import InputError, ProgramError
+from joulewise.core.host import read_host
+from joulewise.core.recipe import Recipe, RunSettings
+from joulewise.core.records import Bundle
+from joulewise.core.settings import Usage
+from joulewise.export.process import ProgramProcess
+from joulewise.meter.bill import Bill
+from joulewise.meter.interleave import Plan, interleave, ratio_of
+from joulewise.meter.table import meter_opener
+from joulewise.pipeline import optimize
+from joulewise.workload.judge import judge_of
+from joulewise.workload.store import Store
+from joulewise.workload.task import task_of
+from joulewise.workload.workload import Workload as Opened
+from joulewise.workload.workload import open_workload
+
+__all__ = ["OURS", "Entry", "Record", "measure"]
+
+SCHEMA = "joulewise/record/field/1"
+
+OURS = "joulewise"
+
+PLAN = Plan(rounds=20, block_s=0.25)
+
+LONGEST_S = 3600.0
+"""What an optimiser may take, s."""
+
+PythonOf = Callable[[str, Sequence[str]], Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What an optimiser has come to.
+
+    Args:
+        peer: its name.
+        title: the same for people.
+        state: "measured", or "failed" with the reason.
+        reason: why it failed.
+        versions: of the packages that made it.
+        run: how its model is run.
+        size_bytes: of its files.
+        quality: on the held-out items.
+        difference: to the original, on the same items.
+        ratio: joules over those of the strongest lossless way to run the original.
+        ours_ratio: joules of joulewise's version over those of this one; None for its own.
+        cost_j: what making it took; of joulewise the whole run with its proof.
+        seconds: the same as time.
+    """
+
+    peer: str
+    title: str
+    state: Literal["measured", "failed"]
+    reason: str | None = None
+    versions: Mapping[str, str]
+    run: RunSettings | None = None
+    size_bytes: int | None = None
+    quality: Quality | None = None
+    difference: Difference | None = None
+    ratio: Ratio | None = None
+    ours_ratio: Ratio | None = None
+    cost_j: Interval | None = None
+    seconds: float | None = None
+
+    def keeps(self, margin: float) -> bool:
+        """Return whether the quality is certainly within the margin."""
+        return self.difference is not None and self.difference.lower > -margin
+
+    def harms(self, margin: float) -> bool:
+        """Return whether it is worse than what went in: more joules, or quality not kept."""
+        dearer = self.ratio is not None and self.ratio.low > 1
+        return self.state == "measured" and (dearer or not self.keeps(margin))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """All optimisers on one model.
+
+    Args:
+        workload: its name.
+        title: the same for people.
+        margin: largest acceptable loss of quality, as a fraction.
+        batch_items: items per inference call.
+        held_out: items that all answered.
+        baseline: the strongest lossless way, which all ratios are to.
+        sensor: what gave the joules.
+        recipe: what joulewise chose.
+        taught: whether joulewise had items to learn from.
+        entries: joulewise first.
+        conditions: machine, versions, load.
+    """
+
+    schema: str = SCHEMA
+    workload: str
+    title: str
+    margin: float
+    batch_items: int
+    held_out: int
+    baseline: Recipe
+    sensor: Sensor
+    recipe: Recipe
+    taught: bool
+    entries: tuple[Entry, ...]
+    conditions: Conditions
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Version:
+    """A model that can be run, and in which environment."""
+
+    path: Path
+    run: RunSettings
+    python: Path | None = None
+
+
+def measure(
+    name: str,
+    workload: Workload,
+    peers: Mapping[str, Peer],
+    folder: Path,
+    say: Callable[[str], None],
+    python: PythonOf = python_of,
+) -> Record:
+    """Have all optimisers make their versions of a model, and compare these.
+
+    Args:
+        name: of the workload.
+        workload: the model and its items.
+        peers: by name.
+        folder: for what is made; joulewise's bundle is used again where it is there.
+        say: told of every step.
+        python: gives the interpreter of an environment.
+
+    Raises:
+        JoulewiseError: joulewise itself fails, or the data cannot be read.
+    """
+    load_before, settings, model = os.getloadavg(), workload.settings, workload.model()
+    open_meter = meter_opener(settings.meter, read_host())
+    say("joulewise")
+    bundle = _bundle(workload, model, folder / OURS)
+    opened = open_workload(model, workload.data, Usage(), settings, folder / "data")
+    hold_out = opened.hold_out
+    if bundle.workload.splits["hold-out"].digest != hold_out.digest():
+        raise InputError(f"{folder / OURS} is of other items; delete it to begin anew")
+    versions = {
+        "": _Version(path=model, run=bundle.baseline.run),
+        OURS: _Version(path=folder / OURS / bundle.artifact.main, run=bundle.recipe.run),
+    }
+    entries = {OURS: _of_ours(bundle)}
+    bill = Bill(open_meter([os.getpid()]))
+    for peer, known in peers.items():
+        say(peer)
+        entries[peer], made = _made(peer, known, opened, settings.margin, folder, bill, python)
+        if made is not None:
+            versions[peer] = made
+    entries = _judged(entries, versions, bundle, hold_out, folder)
+    say("taking turns")
+    entries, sensor = _measured(entries, versions, hold_out, open_meter, settings.confidence)
+    return Record(
+        workload=name, title=workload.title, margin=settings.margin, batch_items=1,
+        held_out=hold_out.items, baseline=bundle.baseline, sensor=sensor, recipe=bundle.recipe,
+        taught=workload.train is not None, entries=tuple(entries.values()),
+        conditions=conditions_since(load_before),
+    )  # fmt: skip
+
+
+def _bundle(workload: Workload, model: Path, folder: Path) -> Bundle:
+    if folder.exists():
+        return open_bundle(folder)
+    resume = folder.with_name(f"{folder.name}.work").exists()
+    return optimize(
+        model, workload.data, folder, train=workload.train, settings=workload.settings,
+        resume=resume,
+    )  # fmt: skip
+
+
+def _of_ours(bundle: Bundle) -> Entry:
+    return Entry(
+        peer=OURS,
+        title=OURS,
+        state="measured",
+        versions=bundle.packages,
+        run=bundle.recipe.run,
+        size_bytes=bundle.artifact.size_bytes,
+        cost_j=bundle.ledger.total_j,
+        seconds=sum(bundle.ledger.seconds.values()),
+    )
+
+
+def _made(
+    name: str,
+    peer: Peer,
+    opened: Opened,
+    margin: float,
+    folder: Path,
+    bill: Bill,
+    python: PythonOf,
+) -> tuple[Entry, _Version | None]:
+    """Have an optimiser make its version, in its own environment."""
+    output = folder / name
+    output.mkdir(parents=True, exist_ok=True)
+    asked = Asked(
+        model=str(opened.model.path.absolute()),
+        calibrate=str(opened.calibrate.folder.absolute()),
+        validate=str(opened.search.folder.absolute()),
+        output=str(output.absolute()),
+        batch_items=opened.usage.batch_items,
+        margin=margin,
+    )
+    entry = Entry(peer=name, title=peer.title, state="measured", versions={})
+    try:
+        interpreter = python(peer.environment, ENVIRONMENTS[peer.environment])
+        with bill.stage(name):
+            answer = _answer(interpreter, peer, asked)
+    except (EnvironmentFailedError, ProgramError, TimeoutError) as error:
+        return replace(entry, state="failed", reason=str(error)), None
+    made = msgspec.convert(answer, Made)
+    run = RunSettings(runtime=made.runtime, threads=1)
+    entry = replace(
+        entry, versions=made.versions, run=run, size_bytes=_size(Path(made.main)),
+        cost_j=bill.stages_j[name], seconds=bill.seconds[name],
+    )  # fmt: skip
+    return entry, _Version(path=Path(made.main), run=run, python=interpreter)
+
+
+def _answer(python: Path, peer: Peer, asked: Asked) -> object:
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    with Child("benchmarks.field.peer", environment, python) as child:
+        return child.ask(
+            "optimize", timeout_s=LONGEST_S, limit_s=LONGEST_S, module=peer.module,
+            packages=peer.packages, asked=asdict(asked),
+        )  # fmt: skip
+
+
+def _size(main: Path) -> int:
+    """Return the bytes of a model's files: those beside it that have its name."""
+    return sum(path.stat().st_size for path in main.parent.glob(f"{main.stem}.*"))
+
+
+def _judged(
+    entries: Mapping[str, Entry],
+    versions: dict[str, _Version],
+    bundle: Bundle,
+    hold_out: Store,
+    folder: Path,
+) -> dict[str, Entry]:
+    """Add the quality of all versions; those that cannot be run have failed, and go."""
+    answers, found = {}, dict(entries)
+    for number, (name, version) in enumerate(list(versions.items())):
+        try:
+            with _opened(version, hold_out) as program:
+                answers[name] = program.predict(hold_out, folder / f"answers-{number}")
+        except ProgramError as error:
+            if name in ("", OURS):
+                raise
+            found[name] = replace(found[name], state="failed", reason=str(error))
+            del versions[name]
+    task = task_of(bundle.workload.metric, bundle.workload.tolerance)
+    judge = judge_of(
+        hold_out, answers.pop(""), task, classes=bundle.workload.classes, slice_names=(),
+        confidence=bundle.confidence, slice_margin=None,
+    )  # fmt: skip
+    for name, outputs in answers.items():
+        try:
+            quality, difference = judge.compare(outputs)
+        except InputError as error:
+            found[name] = replace(found[name], state="failed", reason=str(error))
+            del versions[name]
+            continue
+        found[name] = replace(found[name], quality=quality, difference=difference)
+    return found
+
+
+def _measured(
+    entries: Mapping[str, Entry],
+    versions: Mapping[str, _Version],
+    hold_out: Store,
+    open_meter: Callable[[Sequence[int]], Meter],
+    confidence: float,
+) -> tuple[dict[str, Entry], Sensor]:
+    """Add the ratios of joules: all versions take turns."""
+    with ExitStack() as stack:
+        programs = {
+            name: stack.enter_context(_opened(version, hold_out))
+            for name, version in versions.items()
+        }
+        taken = interleave(programs, open_meter, PLAN)
+    baseline, found = taken.pop(""), dict(entries)
+    for name, measurement in taken.items():
+        found[name] = replace(
+            found[name],
+            ratio=ratio_of(baseline, measurement, confidence),
+            ours_ratio=None if name == OURS else ratio_of(measurement, taken[OURS], confidence),
+        )
+    return found, baseline.sensor
+
+
+def _opened(version: _Version, hold_out: Store) -> ProgramProcess:
+    return ProgramProcess(version.path, version.run, hold_out, 1, version.python)

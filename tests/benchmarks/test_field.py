@@ -1,0 +1,135 @@
+"""The side-by-side: real optimisers on a tiny model, what fails, and the page of the records."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.field.__main__ import lines_of
+from benchmarks.field.environments import EnvironmentFailedError, python_of
+from benchmarks.field.page import PAGE, best_peer, page, plot, records
+from benchmarks.field.run import OURS, Entry, Record, measure
+from benchmarks.field.table import ENVIRONMENTS, PEERS, Peer, Workload
+from joulewise.core.errors import InputError
+from joulewise.core.records import dump, load
+from joulewise.core.settings import Settings
+from joulewise.meter.interleave import Plan
+from tests.models import make_job, shorten_plans
+
+ROOT = Path(__file__).parents[2]
+SHORT = Plan(rounds=4, block_s=0.05, warm_up_s=0.1)
+RUN = ("onnxruntime", "onnxruntime-static", "openvino", "nncf")
+
+
+def here(name: str, _requirements: Sequence[str]) -> Path:
+    """Take this environment, in which they are installed too."""
+    if name == "nowhere":
+        raise EnvironmentFailedError("cannot install it: ERROR: no matching distribution")
+    return Path(sys.executable)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("field")
+
+
+@pytest.fixture(scope="module")
+def workload(folder: Path) -> Workload:
+    job = make_job(folder / "job")
+    settings = Settings(margin=0.05, meter="cpu-time", proposals=0, runtimes=("onnxruntime",))
+    return Workload(title="tiny", model=lambda: job.model, data=str(job.data), settings=settings)
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path, workload: Workload) -> Record:
+    peers = {name: PEERS[name] for name in RUN} | {
+        "gone": replace(PEERS["nncf"], environment="nowhere"),
+        "broken": replace(PEERS["nncf"], module="no_such_module"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_plans(patch)
+        patch.setattr("benchmarks.field.run.ENVIRONMENTS", {**ENVIRONMENTS, "nowhere": ()})
+        patch.setattr("benchmarks.field.run.PLAN", SHORT)
+        return measure("tiny", workload, peers, folder / "made", lambda _: None, here)
+
+
+@pytest.mark.slow
+def test_all_are_judged_and_measured_alike(record: Record, tmp_path: Path) -> None:
+    found = {entry.peer: entry for entry in record.entries}
+    assert list(found) == [OURS, *RUN, "gone", "broken"]
+    for name in (OURS, *RUN):
+        entry = found[name]
+        assert entry.state == "measured", entry.reason
+        assert entry.ratio is not None
+        assert entry.difference is not None
+        assert entry.difference.items == record.held_out
+        assert entry.seconds is not None
+        assert (entry.ours_ratio is None) == (name == OURS)
+    plain = found["onnxruntime"]
+    assert plain.difference is not None
+    assert plain.difference.changed == 0
+    assert plain.ratio is not None
+    assert plain.ratio.low < 1.3
+    assert found["nncf"].versions.keys() == {"nncf", "openvino"}
+    assert found["gone"].reason == "cannot install it: ERROR: no matching distribution"
+    assert "no_such_module" in str(found["broken"].reason)
+    dump(record, tmp_path / "field-tiny.json")
+    assert load(Record, tmp_path / "field-tiny.json") == record
+    words = page([record])
+    assert all(entry.title in words for entry in record.entries)
+    assert "<svg" in plot([record])
+    assert len(lines_of(record)) == 1 + len(record.entries)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("record")
+def test_a_bundle_of_other_items_is_refused(folder: Path, workload: Workload) -> None:
+    other = replace(workload, settings=replace(workload.settings, seed=5))
+    with pytest.raises(InputError, match="is of other items; delete it"):
+        measure("tiny", other, {}, folder / "made", lambda _: None, here)
+
+
+def test_an_environment_that_cannot_be_made_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(EnvironmentFailedError, match=r"cannot install .*no-such-package"):
+        python_of("nothing", ["./no-such-package-of-ours"])
+    assert not list(tmp_path.rglob("whole"))
+
+
+@pytest.mark.parametrize("peer", PEERS.values(), ids=list(PEERS))
+def test_the_table_names_what_there_is(peer: Peer) -> None:
+    assert (ROOT / "benchmarks" / "field" / "peers" / f"{peer.module}.py").exists()
+    assert peer.environment in ENVIRONMENTS
+
+
+RECORDS = records(ROOT / "records")
+
+
+@pytest.mark.skipif(not RECORDS, reason="no records yet")
+def test_the_page_is_that_of_the_records() -> None:
+    assert PAGE.read_text() == page(RECORDS)
+
+
+@pytest.mark.parametrize("found", RECORDS, ids=[each.workload for each in RECORDS])
+def test_joulewise_is_never_worse_than_what_went_in(found: Record) -> None:
+    ours = found.entries[0]
+    assert ours.peer == OURS
+    assert not ours.harms(found.margin)
+    best = best_peer(found)
+    assert best is None or best.ours_ratio is None or best.ours_ratio.low < 1
+
+
+def entry(**changes: object) -> Entry:
+    plain = Entry(peer="a", title="A", state="failed", reason="no", versions={})
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_what_failed_harms_nobody() -> None:
+    assert not entry().harms(0.01)
+    assert not entry().keeps(0.01)
