@@ -79,6 +79,15 @@ def test_an_answer_longer_than_a_pipe_arrives_whole(running: Child) -> None:
     assert running.ask("echo", value="x" * 300_000) == "x" * 300_000
 
 
+def test_another_interpreter_runs_it_where_one_is_named(tmp_path: Path) -> None:
+    python, noted = tmp_path / "python", tmp_path / "noted"
+    python.write_text(f'#!/bin/sh\ntouch {noted}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with Child(MODULE, environment(), python) as other:
+        assert other.ask("echo", value=1) == 1
+    assert noted.exists()
+
+
 def test_pid_is_that_of_the_process_that_answers(running: Child) -> None:
     assert running.ask("pid") == running.pid
 

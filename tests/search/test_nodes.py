@@ -392,8 +392,17 @@ def asked(recipe: Recipe, best_ratio: float | None) -> Asked:
 def test_thirty_kills_at_random_moments_lose_nothing_and_nothing_counts_twice(
     session: Session, tmp_path: Path
 ) -> None:
-    job, bill = own(session, tmp_path), a_bill(session)
-    finished: Counter[str] = Counter()
+    moments, killed, searches = random.Random(7), 0, 0
+    while killed < KILLS:
+        (folder := tmp_path / str(searches)).mkdir()
+        killed += killed_while_searching(own(session, folder), folder, moments)
+        searches += 1
+        assert searches <= KILLS, "the searches are over before anything is killed"
+
+
+def killed_while_searching(job: Session, folder: Path, moments: random.Random) -> int:
+    """Search while workers are killed, and return how many were, if all is as it should be."""
+    bill, finished, killed = a_bill(job), Counter[str](), list[int]()
 
     def announce(_: int, __: int, recipe: Recipe, trial: Trial | None) -> None:
         finished[recipe.key] += trial is not None
@@ -401,16 +410,14 @@ def test_thirty_kills_at_random_moments_lose_nothing_and_nothing_counts_twice(
     with pytest.MonkeyPatch.context() as patch, hired(job, bill) as nodes:
         shorten_plans(patch)
         patch.setattr("joulewise.search.nodes.ATTEMPTS", KILLS + 1)
-        killed: list[int] = []
         over = threading.Event()
-        killer = threading.Thread(target=kill_some, args=(killed, over))
+        killer = threading.Thread(target=kill_some, args=(killed, over, moments))
         killer.start()
         try:
             found = search(job, bill, announce, nodes=nodes)
         finally:
             over.set()
             killer.join()
-    assert len(killed) == KILLS
     assert set(finished.values()) == {1}
     assert len(found.trials) == len(finished)
     assert not [trial for trial in found.trials if trial.state == "failed"]
@@ -419,18 +426,18 @@ def test_thirty_kills_at_random_moments_lose_nothing_and_nothing_counts_twice(
     costs = [trial.cost_j.central for trial in found.trials if trial.cost_j]
     assert sum(spent) == pytest.approx(sum(costs))
     sensor = bill.meter.sensor
-    again = Study(tmp_path, job.identity(f"{sensor.name}, {sensor.source}"))
+    again = Study(folder, job.identity(f"{sensor.name}, {sensor.source}"))
     assert [again.finished(trial.recipe) for trial in found.trials] == list(found.trials)
     for trial in found.trials:
         if trial.state == "measured":
             assert job.artifact(trial.recipe) is not None
     assert not left_folders(nodes)
+    return len(killed)
 
 
-def kill_some(killed: list[int], over: threading.Event) -> None:
-    """Kill a worker at random moments, with a fixed seed."""
-    moments = random.Random(7)
-    while len(killed) < KILLS and not over.wait(moments.uniform(0.3, 2.0)):
+def kill_some(killed: list[int], over: threading.Event, moments: random.Random) -> None:
+    """Kill a worker at random moments."""
+    while not over.wait(moments.uniform(0.3, 2.0)):
         alive = workers()
         if alive:
             victim = moments.choice(sorted(alive))

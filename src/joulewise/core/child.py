@@ -49,17 +49,12 @@ class Child:
         python: Path | None = None,
     ) -> None:
         self.module = module
+        interpreter = str(python or sys.executable)
         reader, writer = os.pipe()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         try:
             self._process = subprocess.Popen(
-                [
-                    str(python or sys.executable),
-                    "-P",
-                    "-m",
-                    module,
-                    str(writer),
-                ],  # -P: not the caller's folder
+                [interpreter, "-P", "-m", module, str(writer)],  # -P: not the caller's folder
                 stdin=subprocess.PIPE,
                 stdout=self._errors,
                 stderr=self._errors,

@@ -156,7 +156,7 @@ def _try_everything(attempt: _Attempt) -> None:
 def _surrogate(attempt: _Attempt, best: Mapping[str, RunSettings]) -> Surrogate:
     """Measure where the time of the original's calls goes, so that the most promising is first."""
     attempt.allowed_s(teaches=False)
-    with attempt.bill.stage("trials"):
+    with attempt.bill.stage("preparation"):
         taken = {name: attempt.bench.profile_of_original(run) for name, run in best.items()}
     return Surrogate(
         ratios=ratios_of_runtimes(attempt.trials),
