@@ -114,3 +114,12 @@ def exit_code(*arguments: str) -> int:
 def test_three_jobs_are_there() -> None:
     assert list(JOBS) == ["demo", "appliances", "text angle"]
     assert JOBS["demo"].model().is_file()
+
+
+def test_the_record_is_of_all_jobs_and_all_runs_agree() -> None:
+    record = load(Record, Path(__file__).parents[2] / "records" / "agreement.json")
+    assert [each.job for each in record.agreements] == list(JOBS)
+    for each in record.agreements:
+        assert [run.seed for run in each.runs] == list(agreement.SEEDS)
+        assert each == agreement_of(each.job, each.runs)
+        assert each.agrees
