@@ -52,9 +52,12 @@ class Peer:
 ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnx", "onnxruntime", "sympy"),
     "openvino": ("openvino", "nncf"),
-    "modelopt": ("nvidia-modelopt[onnx]",),
+    "modelopt": ("torch==2.13.0", "nvidia-modelopt[onnx]"),
 }
-"""Name -> what is installed there beside joulewise, in its newest version."""
+"""Name -> what is installed there beside joulewise, in its newest version.
+
+PyTorch is that of the Makefile, so that one file on disk serves for all.
+"""
 
 PEERS: Mapping[str, Peer] = {
     "onnxruntime": Peer(
