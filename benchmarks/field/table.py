@@ -100,7 +100,7 @@ PEERS: Mapping[str, Peer] = {
         title="ModelOpt int8",
         module="modelopt_int8",
         environment="modelopt",
-        packages=("nvidia-modelopt", "onnxruntime"),
+        packages=("nvidia-modelopt",),
     ),
 }
 
