@@ -6,10 +6,13 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from joulewise.bundle import file_checks, open_bundle
 from joulewise.demo import DATA, MODEL
+from joulewise.search.structure import teaches
+from joulewise.testing.models import labelled_items
 from tests.cli.program import fast, joulewise, only_line
 from tests.models import make_job
 
@@ -29,6 +32,23 @@ def test_a_budget_that_is_too_small_for_all_still_gives_a_bundle(tmp_path: Path)
     assert any("a longer one may find more" in warning for warning in bundle["warnings"])
     assert (out / "report.html").exists()
     assert not out.with_name("out.work").exists()
+
+
+def test_where_no_training_fits_the_rest_is_spent_on_what_trains_nothing(tmp_path: Path) -> None:
+    job, out = make_job(tmp_path / "job"), tmp_path / "out"
+    x, y = labelled_items(job.model, 400, seed=7)
+    np.savez(tmp_path / "lessons.npz", x=x, y=y)
+    done = fast(
+        "optimize", job.model, "--data", job.data, "--train", tmp_path / "lessons.npz", "-o", out,
+        "--margin", 5, "--runtime", "onnxruntime", "--proposals", 2, "--meter", "cpu-time",
+        "--max-minutes", 1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "the budget ends the search" in done.stderr
+    recipes = [trial.recipe for trial in open_bundle(out).trials]
+    assert not any(map(teaches, recipes))
+    varied = [s for r in recipes for s in r.steps if {"range", "per_channel"} & {*s.parameters}]
+    assert varied
 
 
 @pytest.mark.parametrize(("option", "unit"), [("--max-minutes", "s"), ("--max-joules", "J")])

@@ -52,6 +52,12 @@ def test_the_model_as_found_is_always_tried() -> None:
     assert allowance(20.0, max_s=1.0).for_trial([], teaches=False) == -19.0
 
 
+def test_what_trained_for_long_does_not_keep_out_what_does_not_train() -> None:
+    taught = replace(measured(int8("distill"), 0.3), seconds=400.0, made_s=392.0)
+    left = allowance(0.0, max_s=100.0)
+    assert left.for_trial([FOUND, taught], teaches=False) == 100.0 - KEPT_S - 8.0
+
+
 @pytest.mark.parametrize(("left_s", "begins"), [(55.0, True), (53.0, False)])
 def test_a_trial_begins_where_one_like_the_dearest_so_far_fits(left_s: float, begins: bool) -> None:
     left = allowance(0.0, max_s=left_s)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from joulewise.core.claim import Trial
 from joulewise.core.settings import Budget
 from joulewise.meter.bill import Bill
+from joulewise.search.structure import teaches as is_taught
 
 __all__ = ["Allowance", "BudgetEndedError"]
 
@@ -78,7 +79,7 @@ class Allowance:
         usual_s = max(
             [USUAL_S, *((trial.seconds or 0.0) - (trial.made_s or 0.0) for trial in trials)]
         )
-        made_s = max([0.0, *(trial.made_s or 0.0 for trial in trials if not teaches)])
+        made_s = max([0.0, *(t.made_s or 0.0 for t in trials if not is_taught(t.recipe))])
         found_s = self._left_s(at_once) - self._keep(trials[0]) - usual_s
         if found_s <= (LEAST_TEACHING_S if teaches else made_s):
             raise BudgetEndedError

@@ -25,10 +25,10 @@ from joulewise.search.sampling import SAMPLERS, point_of, points_of
 from joulewise.search.session import Session
 from joulewise.search.space import changed_recipes, lossless_recipes
 from joulewise.search.structure import (
-    TEACHING,
     cascade_recipes,
     post_training,
     taught_steps,
+    teaches,
     try_cascades,
     try_structures,
 )
@@ -149,7 +149,11 @@ def _try_everything(attempt: _Attempt) -> None:
     changed = changed_recipes(workload.model.operators, best, session.host, inputs)
     attempt.all(_surrogate(attempt, best).first(changed), best_ratio)
     if workload.train is not None:
-        _try_smaller(attempt, best, best_ratio)
+        try:
+            _try_smaller(attempt, best, best_ratio)
+        except BudgetEndedError:  # another training does not fit; what trains nothing may
+            _try_proposals(attempt, best_ratio)
+            raise
     _try_proposals(attempt, best_ratio)
 
 
@@ -241,10 +245,6 @@ class _GroupCosts:
     thousandths: tuple[int, ...]
 
 
-def _teaches(recipe: Recipe) -> bool:
-    return any(step.name in TEACHING for step in recipe.steps)
-
-
 def check_runnable(lossless: Sequence[Trial]) -> None:
     """Raise unless the model as found, and at least one way to run it, can be compared with."""
     as_found = lossless[0]
@@ -308,7 +308,7 @@ class _Attempt:
         for recipe in recipes:
             trial = self.study.finished(recipe)
             if trial is None:
-                limit_s = self.allowed_s(teaches=_teaches(recipe))
+                limit_s = self.allowed_s(teaches=teaches(recipe))
                 say(recipe, None)
                 trial = self._one(recipe, best_ratio, limit_s)
             yield trial
@@ -330,12 +330,12 @@ class _Attempt:
         begun: dict[str, Any] = {}
 
         def ask(recipe: Recipe) -> Asked:
-            teaches = _teaches(recipe)
-            limit_s = self.allowed_s(teaches=teaches, at_once=len(nodes))
+            taught = teaches(recipe)
+            limit_s = self.allowed_s(teaches=taught, at_once=len(nodes))
             if recipe.key not in begun:  # else its worker died
                 say(recipe, None)
                 begun[recipe.key] = self.study.begin(recipe)
-            training_s = self._training_s(limit_s) if teaches else None
+            training_s = self._training_s(limit_s) if taught else None
             return Asked(
                 recipe=recipe, best_ratio=best_ratio, training_s=training_s, limit_s=limit_s
             )
@@ -348,8 +348,8 @@ class _Attempt:
         yield from self._here(tuple(fresh.values()), best_ratio, say)
 
     def _one(self, recipe: Recipe, best_ratio: float | None, limit_s: float) -> Trial:
-        teaches = _teaches(recipe)
-        training_s = self._training_s(limit_s) if teaches else None
+        taught = teaches(recipe)
+        training_s = self._training_s(limit_s) if taught else None
         begun = self.study.begin(recipe)
         try:
             with self.unfinished.trial(recipe.key):
@@ -365,7 +365,7 @@ class _Attempt:
         cost_j, seconds = trial.cost_j, trial.seconds or 0.0
         if trial.made_j is not None and trial.recipe.steps:
             made_s = trial.made_s or 0.0
-            cause = "training" if _teaches(trial.recipe) else "calibration"
+            cause = "training" if teaches(trial.recipe) else "calibration"
             self.bill.add(cause, trial.made_j, made_s)
             cost_j, seconds = cost_j.less(trial.made_j), seconds - made_s
         self.bill.add("baseline" if trial.recipe.lossless else "trials", cost_j, seconds)

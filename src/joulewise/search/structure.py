@@ -30,6 +30,7 @@ __all__ = [
     "keeps_quality",
     "post_training",
     "taught_steps",
+    "teaches",
     "try_cascades",
     "try_structures",
 ]
@@ -92,6 +93,11 @@ def post_training(
         ways = [] if way is None else [(way.recipe.steps, way.recipe.run)]
         found += [way for way in [*ways, ((), run)] if way not in found]
     return tuple(found)
+
+
+def teaches(recipe: Recipe) -> bool:
+    """Return whether a step of `recipe` trains."""
+    return any(step.name in TEACHING for step in recipe.steps)
 
 
 def _cheapest(trials: Sequence[Trial]) -> Trial | None:
