@@ -153,15 +153,24 @@ def plot(found: Sequence[Record]) -> str:
         if entry.ratio is not None and entry.difference is not None
     ]
     base = chart.Chart(chart.Data(values=points)).encode(
-        x=chart.X("lost:Q", title="lost quality, points", scale=chart.Scale(type="symlog")),
+        x=chart.X(
+            "lost:Q",
+            title="lost quality, points",
+            scale=chart.Scale(type="symlog", constant=0.1, domain=[0, MOST_LOST]),
+            axis=chart.Axis(values=[0, 0.1, 0.5, 1, 2, 5, 10], format=".2~r"),
+        ),
         y=chart.Y(
-            "joules:Q", title="joules, lossless = 1", scale=chart.Scale(type="log", nice=False)
+            "joules:Q", title="joules, lossless = 1", scale=chart.Scale(type="log", padding=15)
         ),
         color=chart.Color("what:N", title=None),
     )
     marks = base.mark_point(filled=True, size=60)
-    names = base.mark_text(align="left", dx=6, fontSize=9).encode(text="name:N")
-    panels = (marks + names).properties(width=320, height=220).facet("workload:N", columns=2)
+    named = base.encode(text="name:N")
+    ours = chart.datum.what == OURS
+    names = named.transform_filter(~ours).mark_text(align="left", dx=6, fontSize=9)
+    own = named.transform_filter(ours).mark_text(align="left", dx=6, dy=11, fontSize=9)
+    panels = (marks + names + own).properties(width=320, height=220)
+    panels = panels.facet(chart.Facet("workload:N", title=None), columns=2)
     return str(vl_convert.vegalite_to_svg(panels.to_dict()))
 
 
