@@ -18,6 +18,7 @@ from joulewise.testing.models import (
     labelled_items,
     masked_items,
     masked_pooling,
+    reference_answers,
     save_model,
 )
 
@@ -29,6 +30,8 @@ SHORT_PLANS: Mapping[str, Mapping[str, Plan]] = {
     },
 }
 """Module -> plan -> a shorter one: intervals are wider, and all else is as it is."""
+
+WIDTH = 768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,34 @@ def make_job(folder: Path, items: int = 1500, *, flipped_ratio: float = 0.0) -> 
     model = conv_classifier(folder / "tiny.onnx")
     x, labels = labelled_items(model, items, flipped_ratio=flipped_ratio)
     np.savez(folder / "items.npz", x=x, y=labels)
+    return Job(model=model, data=folder / "items.npz")
+
+
+def make_wide(folder: Path, items: int = 600, *, lessons: int = 0) -> Job:
+    """Write a classifier of 32 numbers on which int8 pays several times over, and items for it.
+
+    With `lessons`, as many other items are in ``lessons.npz``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    weights = {
+        name: generator.normal(0, (2 / before) ** 0.5, (before, after))
+        for name, before, after in (("a", 32, WIDTH), ("b", WIDTH, WIDTH), ("c", WIDTH, 4))
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["a.sum"]),
+        helper.make_node("Relu", ["a.sum"], ["a.out"]),
+        helper.make_node("MatMul", ["a.out", "b"], ["b.sum"]),
+        helper.make_node("Relu", ["b.sum"], ["b.out"]),
+        helper.make_node("MatMul", ["b.out", "c"], ["scores"]),
+    ]
+    model = save_model(folder / "wide.onnx", nodes, weights, {"x": ["n", 32]}, {"scores": ["n", 4]})
+    typical = generator.normal(size=(8, 32))
+    for name, count in (("items", items), ("lessons", lessons)):
+        near = typical[generator.integers(8, size=count)]
+        x = (near + generator.normal(0, 0.05, near.shape)).astype(np.float32)
+        if count:
+            np.savez(folder / f"{name}.npz", x=x, y=reference_answers(model, x))
     return Job(model=model, data=folder / "items.npz")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import FAST, ROOT, TIMEOUT_S
-from tests.models import Job, make_job
+from tests.models import Job, make_job, make_wide
 
 FIRST_TRIAL = "[ 1/"
 MARK = "JOULEWISE_TEST_RUN"
@@ -177,9 +177,9 @@ def test_interrupted_run_goes_on_with_resume(job: Job, tmp_path: Path) -> None:
     assert same_trials_once(output / "study.db", output)
 
 
-def test_ctrl_c_ends_a_search_that_has_found_something(job: Job, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_search_that_has_found_something(tmp_path: Path) -> None:
     """A second one ends the run, which can still go on."""
-    output, work = tmp_path / "out", tmp_path / "out.work"
+    job, output, work = make_wide(tmp_path / "job"), tmp_path / "out", tmp_path / "out.work"
     with started(job, output, lossless=False) as run:
         run.wait_for("[ 6/")  # four ways to run the original, and two models in int8
         run.process.send_signal(signal.SIGINT)

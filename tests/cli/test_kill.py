@@ -16,13 +16,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import pytest
-from onnx import helper
 
 from joulewise.bundle import file_checks, open_bundle
 from joulewise.core.energy import Interval
-from joulewise.testing.models import reference_answers, save_model
 from tests.cli.test_interrupt import (
     Run,
     finished,
@@ -31,10 +28,10 @@ from tests.cli.test_interrupt import (
     same_trials_once,
     started,
 )
-from tests.models import Job
+from tests.models import Job, make_wide
 
 KILLS = 30
-WIDTH, LESSONS, EPOCHS = 768, 2000, 40
+LESSONS, EPOCHS = 2000, 40
 """Enough for a trainer to be at work for a second or two."""
 
 TRAINER = "joulewise.compress.worker"
@@ -47,27 +44,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Return a job on which int8 pays, so that there is a proof, and ``lessons.npz`` beside it."""
-    folder = tmp_path_factory.mktemp("job")
-    generator = np.random.default_rng(0)
-    weights = {
-        name: generator.normal(0, (2 / before) ** 0.5, (before, after))
-        for name, before, after in (("a", 32, WIDTH), ("b", WIDTH, WIDTH), ("c", WIDTH, 4))
-    }
-    nodes = [
-        helper.make_node("MatMul", ["x", "a"], ["a.sum"]),
-        helper.make_node("Relu", ["a.sum"], ["a.out"]),
-        helper.make_node("MatMul", ["a.out", "b"], ["b.sum"]),
-        helper.make_node("Relu", ["b.sum"], ["b.out"]),
-        helper.make_node("MatMul", ["b.out", "c"], ["scores"]),
-    ]
-    model = save_model(folder / "wide.onnx", nodes, weights, {"x": ["n", 32]}, {"scores": ["n", 4]})
-    typical = generator.normal(size=(8, 32))
-    for name, items in (("items", 600), ("lessons", LESSONS)):
-        near = typical[generator.integers(8, size=items)]
-        x = (near + generator.normal(0, 0.05, near.shape)).astype(np.float32)
-        np.savez(folder / f"{name}.npz", x=x, y=reference_answers(model, x))
-    return Job(model=model, data=folder / "items.npz")
+    """Return a job on which int8 pays, so that there is a proof."""
+    return make_wide(tmp_path_factory.mktemp("job"), lessons=LESSONS)
 
 
 @dataclass(kw_only=True)

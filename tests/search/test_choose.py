@@ -232,6 +232,13 @@ def test_best_runs_gives_the_cheapest_lossless_settings_of_each_runtime() -> Non
     assert best_runs(trials) == {"openvino": openvino[1], "onnxruntime": ONE_THREAD.run}
 
 
+def test_changed_models_run_with_all_graph_optimisations() -> None:
+    """A quantized graph needs what the basic ones leave out, whatever the original gains."""
+    basic = measured(Recipe(run=replace(ONE_THREAD.run, graph="basic")), 0.9)
+    assert best_runs([FOUND, ANCHOR, basic]) == {"onnxruntime": ONE_THREAD.run}
+    assert best_runs([rejected(ONE_THREAD, 1.0), basic]) == {"onnxruntime": basic.recipe.run}
+
+
 def of_all(trial: Trial, value: float, error: float) -> Trial:
     """Return a trial with the difference of a metric of all answers together."""
     return replace(
