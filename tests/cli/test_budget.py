@@ -34,6 +34,7 @@ def test_a_budget_that_is_too_small_for_all_still_gives_a_bundle(tmp_path: Path)
     assert not out.with_name("out.work").exists()
 
 
+@pytest.mark.slow
 def test_where_no_training_fits_the_rest_is_spent_on_what_trains_nothing(tmp_path: Path) -> None:
     job, out = make_job(tmp_path / "job"), tmp_path / "out"
     x, y = labelled_items(job.model, 400, seed=7)
