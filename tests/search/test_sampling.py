@@ -14,7 +14,7 @@ from joulewise.core.claim import Trial
 from joulewise.core.recipe import Recipe, RunSettings, parse_steps
 from joulewise.core.records import load
 from joulewise.search.run import PROPOSE
-from joulewise.search.sampling import SAMPLERS, Point, point_of, points_of
+from joulewise.search.sampling import SAMPLERS, Point, point_of, points_of, survey
 from tests.trials import failed, measured, rejected
 
 RUN = RunSettings(runtime="onnxruntime", threads=1)
@@ -101,6 +101,28 @@ def test_samplers_pick_what_was_not_tried_and_the_same_for_the_same_seed(name: s
 def test_failures_teach_and_do_not_stop(name: str) -> None:
     tried = [(point, failed(point.recipe)) for point in POINTS[:3]]
     assert SAMPLERS[name](POINTS[3:], tried, MARGIN, 0) in POINTS[3:]
+
+
+def test_a_value_that_failed_is_not_proposed_again() -> None:
+    """A small student has no five nodes that could stay in float, whatever else is chosen."""
+    student = "prune(ratio=0.65) + distill + static_int8"
+    tries = [
+        measured(recipe(student), 0.11),
+        measured(recipe(f"{student}(operators=compute)"), 0.12),
+        failed(recipe(f"{student}(islands=5)")),
+    ]
+    for seed in range(6):
+        tried, untried = survey(tries)
+        assert len(tried) == len(tries)
+        point = PROPOSE(untried, tried, MARGIN, seed)
+        assert point.values["static_int8.islands"] != 5
+        tries.append(measured(point.recipe, 0.12))
+
+
+def test_a_way_that_always_failed_is_left() -> None:
+    tried, untried = survey([measured(WAYS[0], 0.5), failed(WAYS[1])])
+    assert [point.way for point, _ in tried] == [point_of(WAYS[0]).way]
+    assert {point.way.key for point in untried} == {point_of(WAYS[0]).way.key}
 
 
 def test_the_model_finds_what_chance_does_not() -> None:

@@ -21,7 +21,7 @@ from joulewise.search.bench import Bench
 from joulewise.search.choose import best_lossless, best_runs, chance
 from joulewise.search.group_costs import group_costs
 from joulewise.search.nodes import Asked, Nodes
-from joulewise.search.sampling import SAMPLERS, point_of, points_of
+from joulewise.search.sampling import SAMPLERS, survey
 from joulewise.search.session import Session
 from joulewise.search.space import changed_recipes, lossless_recipes
 from joulewise.search.structure import (
@@ -203,14 +203,7 @@ def _try_proposals(attempt: _Attempt, best_ratio: float | None) -> None:
     settings = attempt.bench.session.settings
     at_once = max(1, len(attempt.nodes or ()))
     for first in range(0, settings.proposals, at_once):
-        tried = [
-            (point_of(trial.recipe), trial)
-            for trial in attempt.trials
-            if not trial.recipe.lossless and trial.state != "failed"
-        ]
-        known = {point_of(trial.recipe).name for trial in attempt.trials}
-        varied = points_of([trial.recipe for _, trial in tried])
-        untried = [point for point in varied if point.name not in known]
+        tried, untried = survey(attempt.trials)
         if not untried:
             return
         recipes = []

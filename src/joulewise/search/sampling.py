@@ -9,7 +9,7 @@ worth a try is varied, students that were taught among them, which are not taugh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -23,7 +23,7 @@ from joulewise.core.claim import Trial
 from joulewise.core.recipe import Recipe, Step
 from joulewise.search.structure import TEACHING, keeps_quality
 
-__all__ = ["SAMPLERS", "Point", "Sampler", "point_of", "points_of"]
+__all__ = ["SAMPLERS", "Point", "Sampler", "point_of", "points_of", "survey"]
 
 Value = str | int | float | bool
 Floats = npt.NDArray[np.float64]
@@ -121,6 +121,20 @@ def _varied(point: Point) -> Iterator[Point]:
 def _choices(name: str) -> tuple[Value, ...]:
     step, _, parameter = name.partition(".")
     return values_of(PASSES.load(step))[parameter]
+
+
+def survey(trials: Iterable[Trial]) -> tuple[list[tuple[Point, Trial]], list[Point]]:
+    """Return what was tried of a search's space, and what was not.
+
+    The space is that of the ways that did not always fail. Of these, what failed is among what was
+    tried too: a value that no model can take would be proposed again and again otherwise.
+    """
+    changed = [(point_of(trial.recipe), trial) for trial in trials if not trial.recipe.lossless]
+    known = {point.name for point, _ in changed}
+    space = points_of([trial.recipe for _, trial in changed if trial.state != "failed"])
+    ways = {point.way.key for point in space}
+    tried = [(point, trial) for point, trial in changed if point.way.key in ways]
+    return tried, [point for point in space if point.name not in known]
 
 
 Tried = Sequence[tuple[Point, Trial]]
