@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from joulewise.core.claim import Difference, Trial
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.search.choose import (
+    MOST_TESTS,
+    WORTH,
     Choice,
     best_lossless,
+    best_order,
     best_runs,
     certifiable_words,
     chance,
@@ -160,6 +165,48 @@ def test_one_in_between_is_tested_between() -> None:
     assert chosen(trials).candidates == (sure, likely, doubtful)
     assert chosen([FOUND, ANCHOR, sure, likely]).candidates == (sure, likely)
     assert chosen([FOUND, ANCHOR, likely, doubtful]).candidates == (likely, doubtful)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.05, 0.95), st.floats(0.0, 1.0)), max_size=6),
+    st.floats(0.5, 1.5),
+)
+def test_the_order_of_the_tests_is_the_best_there_is(
+    found: list[tuple[float, float]], baseline: float
+) -> None:
+    """Held against all orders of at most four, each cheaper than the one before."""
+    promising = [
+        (measured(int8(number=number), ratio), passes)
+        for number, (ratio, passes) in enumerate(sorted(found))
+    ]
+
+    def promised(chain: Sequence[tuple[Trial, float]]) -> float:
+        joules, passed, reached = 0.0, baseline, 1.0
+        for trial, passes in chain:
+            assert trial.ratio is not None
+            joules += reached * (WORTH * passed + (1 - passes) * passed)
+            passed, reached = trial.ratio.value, reached * passes
+        return joules + reached * passed
+
+    every = [
+        chain[::-1]
+        for length in range(MOST_TESTS + 1)
+        for chain in itertools.combinations(promising, length)
+    ]
+    chances = {trial.recipe.key: passes for trial, passes in promising}
+    best = [(trial, chances[trial.recipe.key]) for trial in best_order(promising, baseline)]
+    assert len(best) <= MOST_TESTS
+    assert promised(best) == pytest.approx(min(map(promised, every)))
+
+
+def test_one_in_between_lowers_what_a_failure_costs() -> None:
+    """ElectricDevices once kept 0.53 where 0.18 was likely, as only the cheapest came after."""
+    promising = [
+        (measured(int8(kind=str(ratio)), ratio), passes)
+        for ratio, passes in ((0.051, 0.48), (0.065, 0.43), (0.18, 0.7), (0.27, 0.72), (0.53, 1.0))
+    ]
+    order = [trial.ratio.value for trial in best_order(promising, 0.98) if trial.ratio]
+    assert order == [0.53, 0.18, 0.051]
 
 
 def test_what_seems_better_than_the_original_is_taken_to_be_as_good() -> None:

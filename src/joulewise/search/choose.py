@@ -18,6 +18,7 @@ from joulewise.core.statistics import (
 __all__ = [
     "Choice",
     "best_lossless",
+    "best_order",
     "best_runs",
     "certifiable_words",
     "chance",
@@ -25,8 +26,12 @@ __all__ = [
     "with_reasons",
 ]
 
-CHANCES = (0.99, 0.95, 0.8)
-"""Chances of passing the final test: for each, the cheapest candidate that has it is tested."""
+MOST_TESTS = 4
+"""Candidates in the final test at the most: each takes a minute or so."""
+
+WORTH = 0.01
+"""What a test must promise, in parts of the joules that it would lower. A judgement: less is within
+what two measurements of one program differ by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +41,9 @@ class Choice:
     Args:
         as_found: the original as the user runs it today.
         baseline: the strongest lossless way to run the original.
-        candidates: changed models that may replace it, in the order in which they are tested: the
-            surest first, the cheapest last. Each is tested only if the one before passed, so that
-            every test has the full confidence. Empty where none promises to.
+        candidates: changed models that may replace it, in the order in which they are tested, each
+            cheaper than the one before. Each is tested only if the one before passed, so that every
+            test has the full confidence. Empty where none promises to.
         fallback: another way to run the original, tested where no candidate passed; None where it
             promises nothing.
     """
@@ -108,9 +113,9 @@ def choose(
     """Return baseline and candidates.
 
     A candidate is a changed model that is non-inferior on the search split and whose interval
-    against the baseline lies below 1. The cheapest is tested; where it may well fail, the cheapest
-    of those with each of CHANCES come before it, or else the one that is likeliest to pass. The
-    baseline is the fallback, if its interval against the model as found lies below 1.
+    against the baseline lies below 1. Those are tested that promise the fewest joules in the end
+    (`best_order`). The baseline is the fallback, if its interval against the model as found lies
+    below 1.
 
     Args:
         trials: finished trials; the first is the model as found.
@@ -128,28 +133,34 @@ def choose(
     return Choice(
         as_found=as_found,
         baseline=baseline,
-        candidates=_surest_first(
-            [(trial, chance(trial, margin, confidence, hold_out_items)) for trial in promising]
+        candidates=best_order(
+            [(trial, chance(trial, margin, confidence, hold_out_items)) for trial in promising],
+            _value(baseline),
         ),
         fallback=baseline if saves else None,
     )
 
 
-def _surest_first(promising: Sequence[tuple[Trial, float]]) -> tuple[Trial, ...]:
-    """Return what is tested, from candidates with their chances, the cheapest first."""
-    if not promising:
-        return ()
-    cheapest, least = promising[0]
-    surer = [pair for pair in promising[1:] if pair[1] > least]
-    picked = [
-        next((trial for trial, chance in surer if chance >= level), None)
-        for level in CHANCES
-        if least < level
-    ]
-    chain = [trial for trial in picked if trial is not None]
-    if least < CHANCES[-1] and not chain and surer:
-        chain = [max(surer, key=lambda pair: pair[1])[0]]
-    return tuple({trial.recipe.key: trial for trial in (*chain, cheapest)}.values())
+def best_order(promising: Sequence[tuple[Trial, float]], baseline: float) -> tuple[Trial, ...]:
+    """Return what is tested, in the order that promises the fewest joules.
+
+    The last that passes is taken, and nothing follows what fails. So a sure one that saves little
+    may come before a doubtful one that saves more, and one in between between them. Chances are
+    taken to be independent; what follows a candidate does not depend on what came before it, so the
+    best order grows from its end (dynamic programming).
+
+    Args:
+        promising: candidates with their chances, the cheapest first.
+        baseline: what is left where the first fails, as a ratio to the anchor like theirs.
+    """
+    values = [_value(trial) for trial, _ in promising]
+    plans: list[_Plan] = [(value, ()) for value in values]  # where no test is left
+    for _ in range(MOST_TESTS - 1):
+        plans = [
+            _best_plan(value, promising[:number], plans[:number])
+            for number, value in enumerate(values)
+        ]
+    return _best_plan(baseline, promising, plans)[1]
 
 
 def certifiable_words(
@@ -246,3 +257,18 @@ def _measured(trials: Sequence[Trial]) -> list[Trial]:
 
 def _value(trial: Trial) -> float:
     return float("inf") if trial.ratio is None else trial.ratio.value
+
+
+_Plan = tuple[float, tuple[Trial, ...]]
+"""The joules that are expected in the end, as a ratio to the anchor, and the tests to come."""
+
+
+def _best_plan(
+    passed: float, cheaper: Sequence[tuple[Trial, float]], plans: Sequence[_Plan]
+) -> _Plan:
+    """Return what is best tested after something with the ratio `passed` has passed."""
+    options: list[_Plan] = [(passed, ())]
+    for (trial, chance), (expected, rest) in zip(cheaper, plans, strict=True):
+        promised = chance * expected + (1 - chance) * passed
+        options.append((promised + WORTH * passed, (trial, *rest)))
+    return min(options, key=lambda option: option[0])

@@ -31,7 +31,7 @@ from joulewise.meter.bill import Bill
 from joulewise.meter.interleave import Plan, least_block_s
 from joulewise.report import text
 from joulewise.search import bench, group_costs, structure
-from joulewise.search.choose import CHANCES
+from joulewise.search.choose import MOST_TESTS
 from joulewise.search.run import check_runnable
 from joulewise.search.session import Session
 from joulewise.search.space import as_found_recipe, changed_recipes, lossless_recipes
@@ -81,7 +81,7 @@ POWER = Interval(low=0.5, central=0.8, high=1.7)
 MEMORY = Interval(low=0.6, central=1.0, high=2.5)
 """Peak memory, in parts of that of the sampled processes."""
 
-TESTS = Interval(low=0.0, central=1.0, high=len(CHANCES) + 1.0)
+TESTS = Interval(low=0.0, central=1.0, high=MOST_TESTS)
 """Final tests: none where nothing promises to save, else a chain of candidates at the most."""
 
 TEST = Interval(low=0.4, central=0.7, high=1.3)
