@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check slow bench clean
+.PHONY: help demo test check slow bench scaling clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -21,8 +21,12 @@ check: .venv/developing  ## lint, types and layers
 slow: .venv/developing  ## the tests on real models, minutes each
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
-bench: .venv/developing  ## optimisers side by side: WORKLOAD=demo PEER="nncf onnxruntime-static"
-	$(BIN)/python -m benchmarks.field $(WORKLOAD) $(if $(PEER),--peers $(PEER)) -o records/field-$(WORKLOAD).json
+bench: .venv/developing  ## optimisers side by side, a night; WORKLOAD="demo r8" PEER="nncf olive" some; SHORT=1 minutes
+	$(BIN)/python -m benchmarks.field $(WORKLOAD) $(if $(PEER),--peers $(PEER)) $(if $(SHORT),--short,-o records)
+	$(if $(SHORT),,$(BIN)/python -m benchmarks.field.page)
+
+scaling: .venv/developing  ## what batch, model and data cost us and others that search
+	$(BIN)/python -m benchmarks.field --scaling -o records
 	$(BIN)/python -m benchmarks.field.page
 
 clean:  ## remove the environment and what tools left behind

@@ -1,4 +1,4 @@
-"""Compare optimisers on a model: `python -m benchmarks.field demo -o records/field-demo.json`."""
+"""Compare optimisers: `python -m benchmarks.field demo -o records`, or without a name on all."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import logging
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.field.run import Record, measure
-from benchmarks.field.table import PEERS, WORKLOADS
+from benchmarks.field.run import PLAN, Record, measure
+from benchmarks.field.table import PEERS, SCALING, SCALING_PEERS, SHORT, WORKLOADS, Workload
 from joulewise.core.errors import JoulewiseError
 from joulewise.core.records import dump
+from joulewise.meter.interleave import Plan
+
+SHORT_PLAN = Plan(rounds=6, block_s=0.15, warm_up_s=0.3)
 
 
 def lines_of(record: Record) -> list[str]:
@@ -31,28 +35,53 @@ def lines_of(record: Record) -> list[str]:
     return lines
 
 
+def short(workload: Workload) -> Workload:
+    """Return a workload on which joulewise only tries what takes seconds."""
+    return replace(workload, train=None, settings=replace(workload.settings, proposals=0))
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Print a line per optimiser, and write the record where that is asked for."""
+    """Print a line per optimiser, and write the records where that is asked for."""
     parser = argparse.ArgumentParser(prog="field", description="Model optimisers side by side.")
-    parser.add_argument("workload", choices=list(WORKLOADS))
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("workloads", nargs="*", metavar="workload", help=", ".join(WORKLOADS))
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), help="all, if not given")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--short", action="store_true", help="nothing learns; minutes, not a night")
+    size.add_argument("--scaling", action="store_true", help="one model after the other grows")
     parser.add_argument("--folder", type=Path, help="keep models there, and go on from there")
-    parser.add_argument("-o", "--output", type=Path, help="write the record to this file")
+    parser.add_argument("-o", "--output", type=Path, help="write the records to this folder")
     asked = parser.parse_args(arguments)
+    table = SCALING if asked.scaling else WORKLOADS
+    names = asked.workloads or (SHORT if asked.short else list(table))
+    unknown = [name for name in names if name not in table]
+    if unknown:
+        parser.error(f"there is no workload {unknown[0]!r}; choose from: {', '.join(table)}")
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
-    peers = {name: PEERS[name] for name in asked.peers}
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            record = measure(
-                asked.workload, WORKLOADS[asked.workload], peers, asked.folder or Path(temporary),
-                lambda line: print(line, file=sys.stderr, flush=True),
-            )  # fmt: skip
-    except JoulewiseError as error:
-        parser.exit(error.exit_code, f"{parser.prog}: {error}\n")
+    peers = asked.peers or (SCALING_PEERS if asked.scaling else PEERS)
+    kind = "scaling" if asked.scaling else "field"
     if asked.output is not None:
-        dump(record, asked.output)
-    print("\n".join(lines_of(record)))
+        asked.output.mkdir(parents=True, exist_ok=True)
+    failed = False
+    for name in names:
+        workload = short(table[name]) if asked.short else table[name]
+        try:
+            with tempfile.TemporaryDirectory() as temporary:
+                record = measure(
+                    name, workload, {peer: PEERS[peer] for peer in peers},
+                    (asked.folder or Path(temporary)) / name,
+                    lambda line: print(line, file=sys.stderr, flush=True),
+                    SHORT_PLAN if asked.short else PLAN,
+                )  # fmt: skip
+        except (JoulewiseError, OSError) as error:
+            failed = True
+            print(f"{parser.prog}: {name}: {error}", file=sys.stderr)
+            continue
+        if asked.output is not None:
+            dump(record, asked.output / f"{kind}-{name}.json")
+        print("\n".join(lines_of(record)), flush=True)
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

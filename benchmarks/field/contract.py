@@ -18,7 +18,10 @@ class Asked:
             searches on.
         output: an empty folder, for what it makes.
         batch_items: items per inference call.
+        metric: how answers are judged, as a bundle names it.
         margin: largest acceptable loss of quality, as a fraction.
+        train: folder of the items to learn from, None where there are none.
+        epochs: how often it may go over them.
     """
 
     model: str
@@ -26,7 +29,10 @@ class Asked:
     validate: str
     output: str
     batch_items: int
+    metric: str
     margin: float
+    train: str | None = None
+    epochs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

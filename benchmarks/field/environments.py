@@ -16,13 +16,18 @@ from joulewise.core.errors import JoulewiseError
 
 __all__ = ["EnvironmentFailedError", "python_of"]
 
+RUNTIMES = Path(__file__).with_name("runtimes")
+"""A package with the runtimes that joulewise does not have itself."""
+
 
 class EnvironmentFailedError(JoulewiseError):
     """An optimiser cannot be installed; its line says what pip said last."""
 
 
 def python_of(name: str, requirements: Sequence[str]) -> Path:
-    """Return the interpreter of an environment with joulewise and `requirements`, made if missing.
+    """Return the interpreter of an environment, made if missing.
+
+    It has joulewise, the runtimes of the side-by-side, and `requirements`.
 
     Args:
         name: of the environment.
@@ -31,14 +36,15 @@ def python_of(name: str, requirements: Sequence[str]) -> Path:
     Raises:
         EnvironmentFailedError: pip cannot install them.
     """
-    key = hashlib.sha256(f"{ROOT}\n{sys.version}\n{sorted(requirements)}".encode()).hexdigest()[:12]
+    made_of = f"{ROOT}\n{RUNTIMES}\n{sys.version}\n{sorted(requirements)}"
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     folder = Path(platformdirs.user_cache_dir("joulewise")) / "field" / f"{name}-{key}"
     python, whole = folder / "bin" / "python", folder / "whole"
     if not whole.exists():
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         _install(python, requirements)
-        _install(python, ["-e", str(ROOT)])
+        _install(python, ["-e", str(ROOT), "-e", str(RUNTIMES)])
         whole.touch()
     return python
 

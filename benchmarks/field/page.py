@@ -9,11 +9,13 @@ from pathlib import Path
 
 from benchmarks.conditions import ROOT
 from benchmarks.field.run import OURS, Entry, Record
+from benchmarks.field.table import PEERS, SCALING_PEERS
 from joulewise.core.claim import Ratio
 from joulewise.core.records import load
 from joulewise.report.plots import altair
+from joulewise.report.text import joules, seconds
 
-__all__ = ["page", "plot", "records"]
+__all__ = ["page", "plot", "plot_scaling", "records"]
 
 PAGE = ROOT / "docs" / "field.md"
 
@@ -26,8 +28,10 @@ HEAD = """\
 Written by `python -m benchmarks.field.page` from `records/field-*.json`. Each optimiser is run as
 its documentation says, with defaults where that leaves something open, in an environment of its own
 (`benchmarks/field/peers`), and hands back a file. All files answer the same held-out items, one at
-a time and on one thread, and take turns while joules are read. `make bench WORKLOAD=demo` makes one
-of the records.
+a time and on one thread, and take turns while joules are read. Optimisers of PyTorch models get the
+network as a module of torch's own layers, made from the ONNX file. `make bench WORKLOAD=demo` makes
+one of the records, `make bench` all in a night; `make bench SHORT=1` is a short look, a quarter of
+an hour once all is installed.
 
 Joules are told over those of the strongest lossless way to run the original, with the whole 95 %
 interval, band of the sensor included; so 1 is what choosing runtime and threads alone gives. A
@@ -38,15 +42,28 @@ in: certainly more joules, or a loss of quality that is not certainly within the
 """
 
 
-def records(folder: Path) -> tuple[Record, ...]:
-    """Return all records of a folder, by name."""
-    return tuple(load(Record, path) for path in sorted(folder.glob("field-*.json")))
+SCALING_HEAD = """\
+## As batch, data and model grow
+
+Joules per item over those of the strongest lossless way, and what finding the version took. Nothing
+learns here. `make scaling` makes the records (`records/scaling-*.json`).
+
+![joules and seconds of the search](scaling.svg)
+"""
+
+AXES = {"batch": "items per call", "items": "items given", "width": "channels, %"}
 
 
-def page(found: Sequence[Record]) -> str:
+def records(folder: Path, kind: str = "field") -> tuple[Record, ...]:
+    """Return all records of a folder of a kind, "field" or "scaling", by name."""
+    return tuple(load(Record, path) for path in sorted(folder.glob(f"{kind}-*.json")))
+
+
+def page(found: Sequence[Record], scaled: Sequence[Record] = ()) -> str:
     """Return the page as Markdown."""
-    parts = [HEAD, *(part for record in found for part in _workload(record)), *_summary(found)]
-    return "\n".join(parts)
+    parts = [HEAD, *_summary(found), *_costs(found)]
+    parts += [part for record in found for part in _workload(record)]
+    return "\n".join([*parts, *(_scaling(scaled) if scaled else ())])
 
 
 def _workload(record: Record) -> Iterator[str]:
@@ -73,7 +90,7 @@ def _row(entry: Entry, margin: float) -> str:
     quality = f"{100 * difference.value:+.2f}, bound {100 * difference.lower:+.2f}"
     cells = (
         title, _words(entry.ratio), quality, _verdict(entry, margin), _words(entry.ours_ratio),
-        "" if entry.seconds is None else f"{entry.seconds:.0f} s",
+        "" if entry.seconds is None else seconds(entry.seconds),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
@@ -129,6 +146,103 @@ def _summary(found: Sequence[Record]) -> Iterator[str]:
         failed = sum(entry.state == "failed" for _, entry in own)
         yield f"| {title} | {worse} | {failed} | {len(own)} |"
     yield ""
+    for peer in titles:
+        if peer in PEERS and PEERS[peer].note:
+            yield f"- {PEERS[peer].title}: {PEERS[peer].note}."
+    yield ""
+
+
+def _costs(found: Sequence[Record]) -> Iterator[str]:
+    """Tell what those that search need for what they find."""
+    yield "## What the search costs\n"
+    yield (
+        "All of it, with calibration, training and, of joulewise, the proof; in brackets the "
+        "joules of what came back, over those of the strongest lossless way, where the quality is "
+        "kept. Joules of grade D are right within a factor of five, and their ratios far better.\n"
+    )
+    names = [OURS, *SCALING_PEERS]
+    yield f"| | {' | '.join(PEERS[name].title if name in PEERS else name for name in names)} |"
+    yield f"|---|{'---|' * len(names)}"
+    for record in found:
+        known = {entry.peer: entry for entry in record.entries}
+        cells = [_cost(known.get(name), record.margin) for name in names]
+        yield f"| {record.title} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _cost(entry: Entry | None, margin: float) -> str:
+    if entry is None or entry.seconds is None or entry.cost_j is None:
+        return "" if entry is None else "failed"
+    kept = entry.ratio is not None and entry.keeps(margin)
+    what = f"{entry.ratio.value:.3f}" if kept and entry.ratio is not None else "not kept"
+    return f"{seconds(entry.seconds)}, {joules(entry.cost_j.central)} ({what})"
+
+
+def _scaling(scaled: Sequence[Record]) -> Iterator[str]:
+    yield SCALING_HEAD
+    for axis, words in AXES.items():
+        some = _along(scaled, axis)
+        if not some:
+            continue
+        titles = [entry.title for entry in some[0].entries]
+        yield f"| {words} | as it is, per item | {' | '.join(titles)} |"
+        yield f"|---|---|{'---|' * len(titles)}"
+        for record in some:
+            item_j = record.baseline_item_j
+            first = "" if item_j is None else joules(item_j.central)
+            cells = [_cost(entry, record.margin) for entry in record.entries]
+            yield f"| {_amount(record)} | {first} | {' | '.join(cells)} |"
+        yield ""
+
+
+def _along(scaled: Sequence[Record], axis: str) -> list[Record]:
+    """Return the records of one axis, the smallest first."""
+    return sorted((x for x in scaled if x.workload.startswith(f"{axis}-")), key=_amount)
+
+
+def _amount(record: Record) -> int:
+    return int(record.workload.rpartition("-")[2])
+
+
+def plot_scaling(scaled: Sequence[Record]) -> str:
+    """Return joules per item and seconds of the search as SVG, a column per axis.
+
+    Raises:
+        MissingExtraError: altair or vl-convert is not installed.
+    """
+    import vl_convert
+
+    chart = altair()
+    rows = []
+    for field, words in (("joules", "mJ per item"), ("seconds", "seconds of the search")):
+        columns = []
+        for axis, title in AXES.items():
+            points = [
+                {"amount": _amount(record), "who": who, field: value}
+                for record in _along(scaled, axis)
+                for who, value in _of_scale(record, field)
+            ]
+            columns.append(
+                chart.Chart(chart.Data(values=points), width=200, height=160)
+                .mark_line(point=True)
+                .encode(
+                    x=chart.X("amount:Q", title=title, scale=chart.Scale(type="log")),
+                    y=chart.Y(f"{field}:Q", title=words, scale=chart.Scale(type="log")),
+                    color=chart.Color("who:N", title=None),
+                )
+            )
+        rows.append(chart.hconcat(*columns))
+    return str(vl_convert.vegalite_to_svg(chart.vconcat(*rows).to_dict()))
+
+
+def _of_scale(record: Record, field: str) -> Iterator[tuple[str, float]]:
+    if field == "joules" and record.baseline_item_j is not None:
+        yield "as it is", 1000 * record.baseline_item_j.central
+    for entry in record.entries:
+        if field == "joules" and entry.item_j is not None:
+            yield entry.title, 1000 * entry.item_j.central
+        if field == "seconds" and entry.seconds is not None:
+            yield entry.title, entry.seconds
 
 
 def plot(found: Sequence[Record]) -> str:
@@ -186,9 +300,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--records", type=Path, default=ROOT / "records")
     parser.add_argument("-o", "--output", type=Path, default=PAGE)
     asked = parser.parse_args(arguments)
-    found = records(asked.records)
-    asked.output.write_text(page(found))
+    found, scaled = records(asked.records), records(asked.records, "scaling")
+    asked.output.write_text(page(found, scaled))
     asked.output.with_suffix(".svg").write_text(plot(found))
+    if scaled:
+        asked.output.with_name("scaling.svg").write_text(plot_scaling(scaled))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -19,12 +20,12 @@ from joulewise.bundle import open_bundle
 from joulewise.compress.process import ENVIRONMENT
 from joulewise.core.child import Child
 from joulewise.core.claim import Difference, Quality, Ratio
-from joulewise.core.energy import Interval, Meter, Sensor
+from joulewise.core.energy import Interval, Measurement, Sensor
 from joulewise.core.errors import InputError, ProgramError
 from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.records import Bundle
-from joulewise.core.settings import Usage
+from joulewise.core.settings import Settings, Usage
 from joulewise.export.process import ProgramProcess
 from joulewise.meter.bill import Bill
 from joulewise.meter.interleave import Plan, interleave, ratio_of
@@ -32,7 +33,7 @@ from joulewise.meter.table import meter_opener
 from joulewise.pipeline import optimize
 from joulewise.workload.judge import judge_of
 from joulewise.workload.store import Store
-from joulewise.workload.task import task_of
+from joulewise.workload.task import Outputs, task_of
 from joulewise.workload.workload import Workload as Opened
 from joulewise.workload.workload import open_workload
 
@@ -64,6 +65,7 @@ class Entry:
         size_bytes: of its files.
         quality: on the held-out items.
         difference: to the original, on the same items.
+        item_j: joules per item, net of idle, with the sensor's band.
         ratio: joules over those of the strongest lossless way to run the original.
         ours_ratio: joules of joulewise's version over those of this one; None for its own.
         cost_j: what making it took; of joulewise the whole run with its proof.
@@ -79,6 +81,7 @@ class Entry:
     size_bytes: int | None = None
     quality: Quality | None = None
     difference: Difference | None = None
+    item_j: Interval | None = None
     ratio: Ratio | None = None
     ours_ratio: Ratio | None = None
     cost_j: Interval | None = None
@@ -103,8 +106,11 @@ class Record:
         title: the same for people.
         margin: largest acceptable loss of quality, as a fraction.
         batch_items: items per inference call.
-        held_out: items that all answered.
+        items: that there were, to calibrate, search and judge with.
+        held_out: those of them that all answered.
         baseline: the strongest lossless way, which all ratios are to.
+        baseline_item_j: its joules per item, net of idle.
+        size_bytes: of the original.
         sensor: what gave the joules.
         recipe: what joulewise chose.
         taught: whether joulewise had items to learn from.
@@ -117,8 +123,11 @@ class Record:
     title: str
     margin: float
     batch_items: int
+    items: int
     held_out: int
     baseline: Recipe
+    baseline_item_j: Interval | None
+    size_bytes: int
     sensor: Sensor
     recipe: Recipe
     taught: bool
@@ -141,6 +150,7 @@ def measure(
     peers: Mapping[str, Peer],
     folder: Path,
     say: Callable[[str], None],
+    plan: Plan = PLAN,
     python: PythonOf = python_of,
 ) -> Record:
     """Have all optimisers make their versions of a model, and compare these.
@@ -151,6 +161,7 @@ def measure(
         peers: by name.
         folder: for what is made; joulewise's bundle is used again where it is there.
         say: told of every step.
+        plan: how long is measured.
         python: gives the interpreter of an environment.
 
     Raises:
@@ -160,7 +171,8 @@ def measure(
     open_meter = meter_opener(settings.meter, read_host())
     say("joulewise")
     bundle = _bundle(workload, model, folder / OURS)
-    opened = open_workload(model, workload.data, Usage(), settings, folder / "data")
+    usage = Usage(batch_items=workload.batch_items)
+    opened = open_workload(model, workload.data, usage, settings, folder / "data", workload.train)
     hold_out = opened.hold_out
     if bundle.workload.splits["hold-out"].digest != hold_out.digest():
         raise InputError(f"{folder / OURS} is of other items; delete it to begin anew")
@@ -172,16 +184,27 @@ def measure(
     bill = Bill(open_meter([os.getpid()]))
     for peer, known in peers.items():
         say(peer)
-        entries[peer], made = _made(peer, known, opened, settings.margin, folder, bill, python)
+        asked = _asked(opened, bundle.workload.metric, settings, folder / peer)
+        entries[peer], made = _made(peer, known, asked, bill, python)
         if made is not None:
             versions[peer] = made
-    entries = _judged(entries, versions, bundle, hold_out, folder)
-    say("taking turns")
-    entries, sensor = _measured(entries, versions, hold_out, open_meter, settings.confidence)
+    say("answering")
+    with ExitStack() as stack:
+        programs, answers, found = _answered(versions, bundle, hold_out, folder, stack)
+        entries |= {name: _failed(entries[name], reason) for name, reason in found.items()}
+        entries = _judged(entries, answers, bundle, hold_out)
+        say("taking turns")
+        kept = {name: x for name, x in programs.items() if not name or entries[name].quality}
+        taken = interleave(kept, open_meter, plan)
+    entries = _measured(entries, taken, bundle.confidence)
+    baseline = taken[""]
     return Record(
-        workload=name, title=workload.title, margin=settings.margin, batch_items=1,
-        held_out=hold_out.items, baseline=bundle.baseline, sensor=sensor, recipe=bundle.recipe,
-        taught=workload.train is not None, entries=tuple(entries.values()),
+        workload=name, title=workload.title, margin=settings.margin,
+        batch_items=workload.batch_items,
+        items=sum(split.items for split in bundle.workload.splits.values()),
+        held_out=hold_out.items, baseline=bundle.baseline,
+        baseline_item_j=baseline.net_j_per_item, size_bytes=_size(model), sensor=baseline.sensor,
+        recipe=bundle.recipe, taught=workload.train is not None, entries=tuple(entries.values()),
         conditions=conditions_since(load_before),
     )  # fmt: skip
 
@@ -191,8 +214,8 @@ def _bundle(workload: Workload, model: Path, folder: Path) -> Bundle:
         return open_bundle(folder)
     resume = folder.with_name(f"{folder.name}.work").exists()
     return optimize(
-        model, workload.data, folder, train=workload.train, settings=workload.settings,
-        resume=resume,
+        model, workload.data, folder, train=workload.train,
+        usage=Usage(batch_items=workload.batch_items), settings=workload.settings, resume=resume,
     )  # fmt: skip
 
 
@@ -209,33 +232,32 @@ def _of_ours(bundle: Bundle) -> Entry:
     )
 
 
-def _made(
-    name: str,
-    peer: Peer,
-    opened: Opened,
-    margin: float,
-    folder: Path,
-    bill: Bill,
-    python: PythonOf,
-) -> tuple[Entry, _Version | None]:
-    """Have an optimiser make its version, in its own environment."""
-    output = folder / name
-    output.mkdir(parents=True, exist_ok=True)
-    asked = Asked(
+def _asked(opened: Opened, metric: str, settings: Settings, output: Path) -> Asked:
+    return Asked(
         model=str(opened.model.path.absolute()),
         calibrate=str(opened.calibrate.folder.absolute()),
         validate=str(opened.search.folder.absolute()),
         output=str(output.absolute()),
         batch_items=opened.usage.batch_items,
-        margin=margin,
+        metric=metric,
+        margin=settings.margin,
+        train=None if opened.train is None else str(opened.train.folder.absolute()),
+        epochs=settings.epochs,
     )
+
+
+def _made(
+    name: str, peer: Peer, asked: Asked, bill: Bill, python: PythonOf
+) -> tuple[Entry, _Version | None]:
+    """Have an optimiser make its version, in its own environment."""
+    Path(asked.output).mkdir(parents=True, exist_ok=True)
     entry = Entry(peer=name, title=peer.title, state="measured", versions={})
     try:
         interpreter = python(peer.environment, ENVIRONMENTS[peer.environment])
         with bill.stage(name):
             answer = _answer(interpreter, peer, asked)
     except (EnvironmentFailedError, ProgramError, TimeoutError) as error:
-        return replace(entry, state="failed", reason=str(error)), None
+        return _failed(entry, error), None
     made = msgspec.convert(answer, Made)
     run = RunSettings(runtime=made.runtime, threads=1)
     entry = replace(
@@ -254,68 +276,83 @@ def _answer(python: Path, peer: Peer, asked: Asked) -> object:
         )  # fmt: skip
 
 
+def _failed(entry: Entry, error: Exception) -> Entry:
+    return replace(entry, state="failed", reason=_plain(error))
+
+
+def _plain(error: Exception) -> str:
+    """Return what went wrong, without the folders of this machine."""
+    return re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+", "", str(error))
+
+
 def _size(main: Path) -> int:
-    """Return the bytes of a model's files: those beside it that have its name."""
-    return sum(path.stat().st_size for path in main.parent.glob(f"{main.stem}.*"))
+    """Return the bytes of a model's files, weights beside it included."""
+    files = {*main.parent.glob(f"{main.name}*"), *main.parent.glob(f"{main.stem}.bin")}
+    return sum(path.stat().st_size for path in files)
 
 
-def _judged(
-    entries: Mapping[str, Entry],
-    versions: dict[str, _Version],
+def _answered(
+    versions: Mapping[str, _Version],
     bundle: Bundle,
     hold_out: Store,
     folder: Path,
-) -> dict[str, Entry]:
-    """Add the quality of all versions; those that cannot be run have failed, and go."""
-    answers, found = {}, dict(entries)
-    for number, (name, version) in enumerate(list(versions.items())):
+    stack: ExitStack,
+) -> tuple[dict[str, ProgramProcess], dict[str, Outputs], dict[str, ProgramError]]:
+    """Open all versions and have them answer; return those that can, their answers, and why not."""
+    programs: dict[str, ProgramProcess] = {}
+    answers: dict[str, Outputs] = {}
+    failures: dict[str, ProgramError] = {}
+    for number, (name, version) in enumerate(versions.items()):
         try:
-            with _opened(version, hold_out) as program:
-                answers[name] = program.predict(hold_out, folder / f"answers-{number}")
+            program = stack.enter_context(_opened(version, hold_out, bundle))
+            answers[name] = program.predict(hold_out, folder / f"answers-{number}")
         except ProgramError as error:
             if name in ("", OURS):
                 raise
-            found[name] = replace(found[name], state="failed", reason=str(error))
-            del versions[name]
+            failures[name] = error
+        else:
+            programs[name] = program
+    return programs, answers, failures
+
+
+def _judged(
+    entries: Mapping[str, Entry], answers: Mapping[str, Outputs], bundle: Bundle, hold_out: Store
+) -> dict[str, Entry]:
+    """Add the quality of all versions; those whose answers are none have failed."""
     task = task_of(bundle.workload.metric, bundle.workload.tolerance)
     judge = judge_of(
-        hold_out, answers.pop(""), task, classes=bundle.workload.classes, slice_names=(),
+        hold_out, answers[""], task, classes=bundle.workload.classes, slice_names=(),
         confidence=bundle.confidence, slice_margin=None,
     )  # fmt: skip
+    found = dict(entries)
     for name, outputs in answers.items():
+        if not name:
+            continue
         try:
             quality, difference = judge.compare(outputs)
         except InputError as error:
-            found[name] = replace(found[name], state="failed", reason=str(error))
-            del versions[name]
-            continue
-        found[name] = replace(found[name], quality=quality, difference=difference)
+            found[name] = _failed(found[name], error)
+        else:
+            found[name] = replace(found[name], quality=quality, difference=difference)
     return found
 
 
 def _measured(
-    entries: Mapping[str, Entry],
-    versions: Mapping[str, _Version],
-    hold_out: Store,
-    open_meter: Callable[[Sequence[int]], Meter],
-    confidence: float,
-) -> tuple[dict[str, Entry], Sensor]:
-    """Add the ratios of joules: all versions take turns."""
-    with ExitStack() as stack:
-        programs = {
-            name: stack.enter_context(_opened(version, hold_out))
-            for name, version in versions.items()
-        }
-        taken = interleave(programs, open_meter, PLAN)
-    baseline, found = taken.pop(""), dict(entries)
+    entries: Mapping[str, Entry], taken: Mapping[str, Measurement], confidence: float
+) -> dict[str, Entry]:
+    """Add joules and their ratios."""
+    baseline, ours, found = taken[""], taken[OURS], dict(entries)
     for name, measurement in taken.items():
-        found[name] = replace(
-            found[name],
-            ratio=ratio_of(baseline, measurement, confidence),
-            ours_ratio=None if name == OURS else ratio_of(measurement, taken[OURS], confidence),
-        )
-    return found, baseline.sensor
+        if name:
+            found[name] = replace(
+                found[name],
+                item_j=measurement.net_j_per_item,
+                ratio=ratio_of(baseline, measurement, confidence),
+                ours_ratio=None if name == OURS else ratio_of(measurement, ours, confidence),
+            )
+    return found
 
 
-def _opened(version: _Version, hold_out: Store) -> ProgramProcess:
-    return ProgramProcess(version.path, version.run, hold_out, 1, version.python)
+def _opened(version: _Version, hold_out: Store, bundle: Bundle) -> ProgramProcess:
+    items = bundle.workload.batch_items
+    return ProgramProcess(version.path, version.run, hold_out, items, version.python)

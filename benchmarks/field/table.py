@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from joulewise.core.settings import Settings
 from joulewise.demo import DATA, MODEL
 
-__all__ = ["ENVIRONMENTS", "PEERS", "WORKLOADS", "Peer", "Workload"]
+__all__ = [
+    "ENVIRONMENTS",
+    "PEERS",
+    "SCALING",
+    "SCALING_PEERS",
+    "SHORT",
+    "WORKLOADS",
+    "Peer",
+    "Workload",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +32,7 @@ class Workload:
             trained first.
         data: items to calibrate, search and judge with, as `joulewise.optimize` takes them.
         train: items to learn from, None where there are none.
+        batch_items: items per inference call.
         settings: terms of the proof, for all alike.
     """
 
@@ -29,6 +40,7 @@ class Workload:
     model: Callable[[], Path]
     data: str
     train: str | None = None
+    batch_items: int = 1
     settings: Settings = field(default_factory=Settings)
 
 
@@ -41,18 +53,40 @@ class Peer:
         module: of benchmarks.field.peers.
         environment: name in ENVIRONMENTS.
         packages: whose versions are recorded.
+        note: what a reader of its figures should know.
     """
 
     title: str
     module: str
     environment: str
     packages: tuple[str, ...]
+    note: str = ""
 
 
 ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnx", "onnxruntime", "sympy"),
     "openvino": ("openvino", "nncf"),
     "modelopt": ("torch==2.13.0", "nvidia-modelopt[onnx]"),
+    "torch": ("torch==2.13.0", "onnx", "onnxruntime"),
+    "litert": (
+        "torch==2.13.0",
+        "litert-torch",
+        "litert-quantizer",
+        "ai-edge-litert",
+        "onnx",
+        "onnxruntime",
+    ),
+    "torchao": ("torch==2.13.0", "torchao", "onnx", "onnxruntime"),
+    "executorch": ("torch==2.13.0", "executorch", "onnx", "onnxruntime"),
+    "torch-pruning": ("torch==2.13.0", "torch-pruning", "onnx", "onnxruntime"),
+    "olive": ("torch==2.13.0", "olive-ai[cpu]", "requests"),  # which Olive imports unasked
+    "neural-compressor": ("torch==2.13.0", "neural-compressor-pt", "onnx", "onnxruntime"),
+    "neural-compressor-onnx": (
+        "onnx-neural-compressor",
+        "prettytable",  # which it imports unasked
+        "onnxruntime>=1.17.0",
+        "onnx",
+    ),
 }
 """Name -> what is installed there beside joulewise, in its newest version.
 
@@ -83,6 +117,7 @@ PEERS: Mapping[str, Peer] = {
         module="openvino_float",
         environment="openvino",
         packages=("openvino",),
+        note="it computes in bf16 where the CPU has that, unasked, so answers may differ",
     ),
     "nncf": Peer(
         title="NNCF int8",
@@ -96,13 +131,93 @@ PEERS: Mapping[str, Peer] = {
         environment="openvino",
         packages=("nncf", "openvino"),
     ),
+    "torch": Peer(
+        title="PyTorch, as it is",
+        module="torch_eager",
+        environment="torch",
+        packages=("torch",),
+    ),
+    "torch-compiled": Peer(
+        title="PyTorch, compiled",
+        module="torch_compiled",
+        environment="torch",
+        packages=("torch",),
+    ),
+    "litert": Peer(
+        title="LiteRT, as it is",
+        module="litert_float",
+        environment="litert",
+        packages=("litert-torch", "ai-edge-litert"),
+    ),
+    "litert-int8": Peer(
+        title="LiteRT static int8",
+        module="litert_int8",
+        environment="litert",
+        packages=("litert-torch", "litert-quantizer", "ai-edge-litert"),
+        note="its documentation recommends static int8 for NPUs and dynamic for CPUs",
+    ),
+    "litert-dynamic": Peer(
+        title="LiteRT dynamic int8",
+        module="litert_dynamic",
+        environment="litert",
+        packages=("litert-torch", "litert-quantizer", "ai-edge-litert"),
+    ),
+    "torchao": Peer(
+        title="torchao static int8",
+        module="torchao_static",
+        environment="torchao",
+        packages=("torchao", "torch"),
+        note="it looks for layers, whose names are written beside the operators for it",
+    ),
+    "torchao-dynamic": Peer(
+        title="torchao dynamic int8",
+        module="torchao_dynamic",
+        environment="torchao",
+        packages=("torchao", "torch"),
+        note="it changes linear layers only",
+    ),
+    "executorch": Peer(
+        title="ExecuTorch int8",
+        module="executorch_int8",
+        environment="executorch",
+        packages=("executorch", "torchao"),
+    ),
+    "torch-pruning": Peer(
+        title="Torch-Pruning, half of the channels",
+        module="torch_pruning_half",
+        environment="torch-pruning",
+        packages=("torch-pruning", "torch"),
+        note="fine-tuning is that of its own benchmarks; it needs items to learn from",
+    ),
     "modelopt": Peer(
         title="ModelOpt int8",
         module="modelopt_int8",
         environment="modelopt",
         packages=("nvidia-modelopt",),
     ),
+    "olive": Peer(
+        title="Olive, search over int8",
+        module="olive_search",
+        environment="olive",
+        packages=("olive-ai", "onnxruntime"),
+        note="five points of its search, as in its examples",
+    ),
+    "neural-compressor": Peer(
+        title="Neural Compressor, static int8",
+        module="neural_compressor_static",
+        environment="neural-compressor",
+        packages=("neural-compressor-pt", "torch", "torchao"),
+    ),
+    "neural-compressor-onnx": Peer(
+        title="Neural Compressor (ONNX), static int8",
+        module="neural_compressor_onnx",
+        environment="neural-compressor-onnx",
+        packages=("onnx-neural-compressor", "onnxruntime"),
+    ),
 }
+
+
+SENTENCES = "tests.workloads.sentences:items"
 
 
 def _text_angle() -> Path:
@@ -117,14 +232,106 @@ def _file_types() -> Path:
     return file_types.model()
 
 
-def _appliances() -> Path:
+def _time_series(name: str, share: float = 1.0) -> Path:
     from tests.workloads import time_series
 
-    return time_series.model(time_series.APPLIANCES)
+    return time_series.model(name, share)
+
+
+def _texts(name: str) -> Path:
+    from tests.workloads import texts
+
+    return texts.model(name)
+
+
+def _sentences() -> Path:
+    from joulewise.learn.source import as_onnx
+    from tests.workloads import packages, sentences
+
+    folder = packages.cache_folder("sentences-onnx")
+    found = folder / "model.onnx"
+    return found if found.exists() else as_onnx(sentences.model(), SENTENCES, folder)
+
+
+def _letters() -> Path:
+    from tests.workloads import letters
+
+    return letters.model()
+
+
+def _watch() -> Path:
+    from tests.workloads import watch
+
+    return watch.model()
+
+
+def _voices() -> Path:
+    from tests.workloads import voices
+
+    return voices.model()
+
+
+def _pictures() -> Path:
+    from tests.workloads import pictures
+
+    return pictures.model()
 
 
 WORKLOADS: Mapping[str, Workload] = {
     "demo": Workload(title="Fashion-MNIST, ResNet", model=lambda: MODEL, data=str(DATA)),
+    "demo-taught": Workload(
+        title="Fashion-MNIST, ResNet, with items to learn from",
+        model=lambda: MODEL,
+        data=str(DATA),
+        train="tests.workloads.fashion_mnist:lessons",
+        settings=Settings(epochs=12, augment="flip"),
+    ),
+    "pictures": Workload(
+        title="EfficientNet-Lite0, stamps",
+        model=_pictures,
+        data="tests.workloads.pictures:stamps",
+        settings=Settings(margin=0.05),
+    ),
+    "r8": Workload(
+        title="MiniLM, news of Reuters R8",
+        model=partial(_texts, "reuters-r8"),
+        data="tests.workloads.texts:r8",
+        train="tests.workloads.texts:r8_lessons",
+    ),
+    "20newsgroups": Workload(
+        title="MiniLM, posts of 20 Newsgroups",
+        model=partial(_texts, "20newsgroups"),
+        data="tests.workloads.texts:news",
+        train="tests.workloads.texts:news_lessons",
+        settings=Settings(margin=0.01),
+    ),
+    "sentences": Workload(
+        title="MiniLM, vectors of sentences",
+        model=_sentences,
+        data=SENTENCES,
+        settings=Settings(margin=0.05),
+    ),
+    "appliances": Workload(
+        title="ElectricDevices, convolutions along time",
+        model=partial(_time_series, "ElectricDevices"),
+        data="tests.workloads.time_series:appliances",
+        train="tests.workloads.time_series:appliances_lessons",
+        settings=Settings(epochs=20),
+    ),
+    "engines": Workload(
+        title="FordA, convolutions along time",
+        model=partial(_time_series, "FordA"),
+        data="tests.workloads.time_series:ford",
+        train="tests.workloads.time_series:ford_lessons",
+        settings=Settings(margin=0.01, epochs=40, augment="mixup", seed=3),
+    ),
+    "hearts": Workload(
+        title="ECG5000, convolutions along time",
+        model=partial(_time_series, "ECG5000"),
+        data="tests.workloads.time_series:heart",
+        train="tests.workloads.time_series:heart_lessons",
+        settings=Settings(epochs=40, augment="mixup"),
+    ),
     "text-angle": Workload(
         title="PP-OCR, angle of a line",
         model=_text_angle,
@@ -135,9 +342,59 @@ WORKLOADS: Mapping[str, Workload] = {
         model=_file_types,
         data="tests.workloads.file_types:items",
     ),
-    "appliances": Workload(
-        title="ElectricDevices, convolutions along time",
-        model=_appliances,
-        data="tests.workloads.time_series:appliances",
+    "letters": Workload(
+        title="Letters by 16 numbers, linear layers",
+        model=_letters,
+        data="tests.workloads.letters:items",
+        train="tests.workloads.letters:lessons",
+        settings=Settings(epochs=20),
+    ),
+    "watch": Workload(
+        title="Exercises of a watch's wearer, convolutions along time",
+        model=_watch,
+        data="tests.workloads.watch:items",
+        train="tests.workloads.watch:lessons",
+        settings=Settings(margin=0.12, epochs=40, augment="mixup", cluster_name="recording"),
+    ),  # 56 recordings certify no smaller margin
+    "voices": Workload(
+        title="Silero VAD, speech in noise",
+        model=_voices,
+        data="tests.workloads.voices:items",
     ),
 }
+
+SHORT = ("text-angle", "file-types", "hearts")
+"""Those that are done within a quarter of an hour where nothing learns."""
+
+SCALING: Mapping[str, Workload] = {
+    **{
+        f"batch-{items}": Workload(
+            title=f"Fashion-MNIST, {items} at a time",
+            model=lambda: MODEL,
+            data=str(DATA),
+            batch_items=items,
+        )
+        for items in (1, 8, 32)
+    },
+    **{
+        f"items-{items}": Workload(
+            title=f"Fashion-MNIST, {items:,} images",
+            model=lambda: MODEL,
+            data=f"benchmarks.field.scaled:images_{items}",
+            settings=Settings(margin=0.01),
+        )
+        for items in (2000, 4000, 8000)
+    },
+    **{
+        f"width-{percent}": Workload(
+            title=f"ElectricDevices, {percent} % of the channels",
+            model=partial(_time_series, "ElectricDevices", percent / 100),
+            data="tests.workloads.time_series:appliances",
+        )
+        for percent in (25, 50, 100)
+    },
+}
+"""What grows, a dash and how much of it -> nothing learns, so that all do the same."""
+
+SCALING_PEERS = ("nncf-accuracy", "olive")
+"""Those that search too."""

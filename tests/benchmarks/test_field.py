@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.field.__main__ import lines_of
+from benchmarks.field.__main__ import lines_of, main, short
 from benchmarks.field.environments import EnvironmentFailedError, python_of
-from benchmarks.field.page import PAGE, best_peer, page, plot, records
-from benchmarks.field.run import OURS, Entry, Record, measure
-from benchmarks.field.table import ENVIRONMENTS, PEERS, Peer, Workload
+from benchmarks.field.page import PAGE, best_peer, page, plot, plot_scaling, records
+from benchmarks.field.run import OURS, Entry, Record, _plain, measure
+from benchmarks.field.table import ENVIRONMENTS, PEERS, SHORT, WORKLOADS, Peer, Workload
 from joulewise.core.errors import InputError
 from joulewise.core.records import dump, load
 from joulewise.core.settings import Settings
@@ -21,7 +21,7 @@ from joulewise.meter.interleave import Plan
 from tests.models import make_job, shorten_plans
 
 ROOT = Path(__file__).parents[2]
-SHORT = Plan(rounds=4, block_s=0.05, warm_up_s=0.1)
+BRIEF = Plan(rounds=4, block_s=0.05, warm_up_s=0.1)
 RUN = ("onnxruntime", "onnxruntime-static", "openvino", "nncf")
 
 
@@ -53,8 +53,7 @@ def record(folder: Path, workload: Workload) -> Record:
     with pytest.MonkeyPatch.context() as patch:
         shorten_plans(patch)
         patch.setattr("benchmarks.field.run.ENVIRONMENTS", {**ENVIRONMENTS, "nowhere": ()})
-        patch.setattr("benchmarks.field.run.PLAN", SHORT)
-        return measure("tiny", workload, peers, folder / "made", lambda _: None, here)
+        return measure("tiny", workload, peers, folder / "made", lambda _: None, BRIEF, here)
 
 
 @pytest.mark.slow
@@ -90,7 +89,7 @@ def test_all_are_judged_and_measured_alike(record: Record, tmp_path: Path) -> No
 def test_a_bundle_of_other_items_is_refused(folder: Path, workload: Workload) -> None:
     other = replace(workload, settings=replace(workload.settings, seed=5))
     with pytest.raises(InputError, match="is of other items; delete it"):
-        measure("tiny", other, {}, folder / "made", lambda _: None, here)
+        measure("tiny", other, {}, folder / "made", lambda _: None, BRIEF, here)
 
 
 def test_an_environment_that_cannot_be_made_says_why(
@@ -102,18 +101,48 @@ def test_an_environment_that_cannot_be_made_says_why(
     assert not list(tmp_path.rglob("whole"))
 
 
+def test_a_reason_names_no_folder_of_this_machine() -> None:
+    text = "cannot open /home/me/made/model.onnx: 3/4 of /x are and/or lost"
+    assert _plain(ValueError(text)) == "cannot open model.onnx: 3/4 of /x are and/or lost"
+
+
+def test_a_workload_that_is_unknown_says_which_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["no-such-workload"])
+    assert "there is no workload 'no-such-workload'; choose from: demo" in capsys.readouterr().err
+
+
+def test_the_short_comparison_teaches_nothing() -> None:
+    assert set(SHORT) <= set(WORKLOADS)
+    for name in SHORT:
+        brief = short(WORKLOADS[name])
+        assert brief.train is None
+        assert brief.settings == replace(WORKLOADS[name].settings, proposals=0)
+
+
 @pytest.mark.parametrize("peer", PEERS.values(), ids=list(PEERS))
 def test_the_table_names_what_there_is(peer: Peer) -> None:
     assert (ROOT / "benchmarks" / "field" / "peers" / f"{peer.module}.py").exists()
     assert peer.environment in ENVIRONMENTS
 
 
-RECORDS = records(ROOT / "records")
+RECORDS, SCALED = records(ROOT / "records"), records(ROOT / "records", "scaling")
 
 
 @pytest.mark.skipif(not RECORDS, reason="no records yet")
 def test_the_page_is_that_of_the_records() -> None:
-    assert PAGE.read_text() == page(RECORDS)
+    assert PAGE.read_text() == page(RECORDS, SCALED)
+
+
+@pytest.mark.skipif(not RECORDS, reason="no records yet")
+def test_what_grows_is_told_from_small_to_large() -> None:
+    grown = [replace(RECORDS[0], workload=f"batch-{items}") for items in (32, 8)]
+    told = page((), grown)
+    assert told.index("| 8 |") < told.index("| 32 |")
+    assert "| channels, % |" not in told
+    assert plot_scaling(grown).startswith("<svg")
 
 
 @pytest.mark.parametrize("found", RECORDS, ids=[each.workload for each in RECORDS])

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import io
 import sys
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,43 +66,49 @@ def heart_lessons() -> Items:
     return _items(HEART, "TRAIN")
 
 
-def model(name: str) -> Path:
-    """Return the network for one of the problems as an ONNX file, trained once per machine."""
-    target = cache_folder(f"{name}-{SEED}-{EPOCHS}") / "model.onnx"
+def model(name: str, share: float = 1.0) -> Path:
+    """Return the network for one of the problems as an ONNX file, trained once per machine.
+
+    Args:
+        name: of the problem.
+        share: of its channels, for a smaller one.
+    """
+    smaller = "" if share == 1.0 else f"-{share:g}"
+    target = cache_folder(f"{name}-{SEED}-{EPOCHS}{smaller}") / "model.onnx"
     if not target.exists():
-        part = target.with_suffix(".part")
-        _export(_trained(_items(name, "TRAIN")), _items(name, "TRAIN")["x"][:2], part)
+        part, lessons = target.with_suffix(".part"), _items(name, "TRAIN")
+        export(trained(lessons, partial(network, share=share)), lessons["x"][:2], part)
         part.rename(target)
     return target
 
 
-@cache
-def _items(name: str, part: str) -> Items:
-    text = member(REQUIREMENT, MEMBER.format(name=name, part=part)).read_text()
-    rows = np.loadtxt(io.StringIO(text), delimiter="\t", dtype=np.float32)
-    classes = np.unique(rows[:, 0])
-    return {"x": rows[:, None, 1:], "y": np.searchsorted(classes, rows[:, 0])}
-
-
-def _network(classes: int) -> nn.Module:
+def network(channels: int, classes: int, share: float = 1.0) -> nn.Module:
+    """Return the network before it has learned, with a share of its channels."""
     from torch import nn
 
     layers: list[nn.Module] = []
-    for before, after, kernel in zip((1, *WIDTHS), WIDTHS, KERNELS, strict=False):
+    widths = [round(share * width) for width in WIDTHS]
+    for before, after, kernel in zip((channels, *widths), widths, KERNELS, strict=False):
         convolution = nn.Conv1d(before, after, kernel, padding="same", bias=False)
         layers += [convolution, nn.BatchNorm1d(after), nn.ReLU()]
-    head = [nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes)]
+    head = [nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(widths[-1], classes)]
     return nn.Sequential(*layers, *head)
 
 
-def _trained(lessons: Items) -> nn.Module:
+def trained(lessons: Items, build: Callable[[int, int], nn.Module] = network) -> nn.Module:
+    """Return a network that has learned, always in the same way.
+
+    Args:
+        lessons: x [n, values, ...] and y, the class.
+        build: gives it before it has learned, for so many values and classes.
+    """
     import torch
     from torch.nn import functional as F  # noqa: N812 - its usual name
 
     torch.manual_seed(SEED)
     x, y = torch.from_numpy(lessons["x"]), torch.from_numpy(lessons["y"])
-    network = _network(int(y.max()) + 1)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
+    learner = build(x.shape[1], int(y.max()) + 1)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=RATE)
     steps = EPOCHS * (len(x) // BATCH_ITEMS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for epoch in range(EPOCHS):
@@ -110,29 +117,38 @@ def _trained(lessons: Items) -> nn.Module:
             BATCH_ITEMS
         ):
             with torch.autocast("cpu", torch.bfloat16):
-                loss = F.cross_entropy(network(x[rows]), y[rows])
+                loss = F.cross_entropy(learner(x[rows]), y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
         print(f"epoch {epoch + 1} of {EPOCHS}: loss {np.mean(losses):.3f}", file=sys.stderr)
-    return network.eval()
+    return learner.eval()
 
 
-def _export(network: nn.Module, example: npt.NDArray[Any], target: Path) -> None:
+def export(learned: nn.Module, example: npt.NDArray[Any], target: Path) -> None:
+    """Write a network as an ONNX file that takes any number of items."""
     import torch
 
     torch.onnx.export(
-        network,
+        learned,
         (torch.from_numpy(example),),
         target,
         input_names=["x"],
         output_names=["scores"],
-        dynamic_shapes={"input": {0: torch.export.Dim("items")}},
+        dynamic_shapes=({0: torch.export.Dim("items")},),
         external_data=False,
         verbose=False,
     )
+
+
+@cache
+def _items(name: str, part: str) -> Items:
+    text = member(REQUIREMENT, MEMBER.format(name=name, part=part)).read_text()
+    rows = np.loadtxt(io.StringIO(text), delimiter="\t", dtype=np.float32)
+    classes = np.unique(rows[:, 0])
+    return {"x": rows[:, None, 1:], "y": np.searchsorted(classes, rows[:, 0])}
 
 
 if __name__ == "__main__":

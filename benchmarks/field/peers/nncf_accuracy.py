@@ -1,7 +1,7 @@
 """NNCF's quantization with accuracy control: layers go back to float until the loss is small.
 
 The measure of quality is that of the job: accuracy where there are labels, else agreement with the
-original; `max_drop` is the margin.
+original, or for vectors the mean cosine to the original's; `max_drop` is the margin.
 
 Source: NNCF documentation, "Quantizing with accuracy control", OpenVINO.
 """
@@ -30,14 +30,13 @@ def optimize(asked: Asked) -> Path:
     model = openvino.Core().read_model(asked.model)
     compiled = openvino.compile_model(model, "CPU")
     batches = list(validate.batches(1))
-    right = (
-        validate.labels
-        if validate.labels is not None
-        else np.array([_answer(compiled(batch)) for batch in batches])
-    )
+    first = [compiled(batch)[0][0] for batch in batches]
+    score = _cosine if asked.metric.startswith("neighbour") else _same_class
+    if validate.labels is not None and score is _same_class:
+        first = list(validate.labels)
 
     def quality(candidate: Any, items: Iterable[Any]) -> float:  # noqa: ANN401
-        return float(np.mean([_answer(candidate(batch)) == right[row] for row, batch in items]))
+        return float(np.mean([score(candidate(batch)[0][0], first[row]) for row, batch in items]))
 
     numbered = nncf.Dataset(list(enumerate(batches)), lambda pair: pair[1])
     quantized = nncf.quantize_with_accuracy_control(
@@ -51,5 +50,10 @@ def optimize(asked: Asked) -> Path:
     return target
 
 
-def _answer(outputs: Any) -> int:  # noqa: ANN401
-    return int(np.argmax(outputs[0][0]))
+def _same_class(scores: Any, right: Any) -> bool:  # noqa: ANN401
+    """Return whether the class is that of the label or of the original's scores."""
+    return bool(np.argmax(scores) == (right if np.ndim(right) == 0 else np.argmax(right)))
+
+
+def _cosine(vector: Any, right: Any) -> float:  # noqa: ANN401
+    return float(vector @ right / (np.linalg.norm(vector) * np.linalg.norm(right)))

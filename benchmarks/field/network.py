@@ -1,0 +1,91 @@
+"""The original for optimisers that take a PyTorch module."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.field.contract import Asked
+from joulewise.workload.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from joulewise.learn.network import Network
+
+__all__ = ["Tensors", "batches_of", "network_of", "save_program", "traced"]
+
+Tensors = tuple[Any, ...]
+
+
+def network_of(asked: Asked) -> Network:
+    """Return the original as a module for inference: takes its `inputs` in order, gives a tuple.
+
+    Its layers are torch's own; its operators are called in the order of the graph.
+    """
+    import onnx
+
+    from joulewise.learn.network import Network
+
+    network: Network = Network(onnx.load(asked.model)).eval()
+    return network
+
+
+def batches_of(folder: str, names: Sequence[str], items: int = 1) -> Iterator[tuple[Any, ...]]:
+    """Yield the inputs of `items` at a time, in the order of `names`, as tensors."""
+    import torch
+
+    for batch in open_store(Path(folder)).batches(items):
+        yield tuple(torch.from_numpy(batch[name]) for name in names)
+
+
+def traced(network: Any, example: Tensors) -> Any:  # noqa: ANN401
+    """Return what a module does with `example`, as a flat graph of torch's operators.
+
+    The network reads shapes and axes from tensors of the graph, which `torch.export` alone would
+    take for unknown.
+    """
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with torch.no_grad():
+        flat = make_fx(network, pre_dispatch=True)(*example)
+    _use_plain_numbers(flat)
+    flat.graph.eliminate_dead_code()
+    flat.recompile()
+    return flat
+
+
+def save_program(program: Any, names: Sequence[str], asked: Asked) -> Path:  # noqa: ANN401
+    """Write ``model.pt2`` with the names of the inputs, which is all that goes on.
+
+    Args:
+        program: what `torch.export.export` gives.
+        names: of its inputs, in order.
+        asked: where to.
+    """
+    import torch
+
+    target = Path(asked.output) / "model.pt2"
+    torch.export.save(program, target, extra_files={"inputs.json": json.dumps(list(names))})
+    return target
+
+
+def _use_plain_numbers(flat: Any) -> None:  # noqa: ANN401
+    """Put plain numbers where an operator's second operand is a constant of one number.
+
+    So it is in code for PyTorch, while an ONNX graph has tensors; with these LiteRT Torch, for one,
+    cannot keep the channels last, and transposes before and after.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    binary = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
+    for node in flat.graph.nodes:
+        if node.target not in binary or getattr(node.args[1], "op", None) != "get_attr":
+            continue
+        constant = getattr(flat, node.args[1].target)
+        fits = constant.ndim <= node.args[0].meta["val"].ndim
+        if constant.numel() == 1 and constant.is_floating_point() and fits:
+            node.update_arg(1, constant.item())
