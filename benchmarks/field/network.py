@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from joulewise.learn.network import Network
 
-__all__ = ["Tensors", "batches_of", "network_of", "save_program", "traced"]
+__all__ = ["Tensors", "batches_of", "flattened", "network_of", "save_program", "traced"]
 
 Tensors = tuple[Any, ...]
 
@@ -28,8 +29,29 @@ def network_of(asked: Asked) -> Network:
 
     from joulewise.learn.network import Network
 
-    network: Network = Network(onnx.load(asked.model)).eval()
+    network: Network = Network(flattened(onnx.load(asked.model))).eval()
     return network
+
+
+def flattened(model: Any) -> Any:  # noqa: ANN401
+    """Return a graph with Flatten where it reshapes to a fixed number of values per item.
+
+    So it is in code for PyTorch, and stays right where channels are cut; exporters write numbers.
+    """
+    from onnx import helper, numpy_helper, shape_inference
+
+    graph = shape_inference.infer_shapes(model).graph
+    values = {
+        value.name: math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
+        for value in (*graph.input, *graph.value_info)
+    }
+    shapes = {x.name: numpy_helper.to_array(x).tolist() for x in graph.initializer if x.dims == [2]}
+    for node in model.graph.node:
+        wanted = shapes.get(node.input[1]) if node.op_type == "Reshape" else None
+        if wanted and wanted[0] == -1 and wanted[1] == values.get(node.input[0]):
+            flat = helper.make_node("Flatten", node.input[:1], node.output, node.name, axis=1)
+            node.CopyFrom(flat)
+    return model
 
 
 def batches_of(folder: str, names: Sequence[str], items: int = 1) -> Iterator[tuple[Any, ...]]:

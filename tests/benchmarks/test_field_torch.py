@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from field_runtimes.torch_program import Eager
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from benchmarks.field.contract import Asked
+from benchmarks.field.network import flattened
 from benchmarks.field.peers import torch_eager
 from joulewise.core.recipe import RunSettings
 from joulewise.testing.models import (
@@ -53,3 +56,25 @@ def test_a_saved_program_answers_like_the_original(
         assert len(found) == len(expected)
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("item", "wanted", "expected"),
+    [([6, 1], 6, "Flatten"), ([2, 3], 6, "Flatten"), ([4, 6], 6, "Reshape")],
+)
+def test_a_reshape_to_all_values_of_an_item_goes_by_them(
+    item: list[int], wanted: int, expected: str
+) -> None:
+    """A user's module flattens; the last of these takes rows apart, and stays."""
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["n", *item]), ("y", ["m", wanted]))
+    ]
+    node = helper.make_node("Reshape", ["x", "to"], ["y"])
+    to = numpy_helper.from_array(np.array([-1, wanted]), "to")
+    model = helper.make_model(helper.make_graph([node], "test", ends[:1], ends[1:], [to]))
+    x = np.random.default_rng(0).normal(size=(3, *item)).astype(np.float32)
+    (before,) = ReferenceEvaluator(model).run(None, {"x": x})
+    found = flattened(model)
+    assert [node.op_type for node in found.graph.node] == [expected]
+    np.testing.assert_array_equal(ReferenceEvaluator(found).run(None, {"x": x})[0], before)
