@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
 
     from joulewise.learn.network import Network
 
-__all__ = ["Tensors", "batches_of", "flattened", "network_of", "save_program", "traced"]
+__all__ = [
+    "Tensors",
+    "batches_of",
+    "flattened",
+    "name_sources",
+    "network_of",
+    "save_program",
+    "traced",
+]
 
 Tensors = tuple[Any, ...]
 
@@ -111,3 +120,35 @@ def _use_plain_numbers(flat: Any) -> None:  # noqa: ANN401
         fits = constant.ndim <= node.args[0].meta["val"].ndim
         if constant.numel() == 1 and constant.is_floating_point() and fits:
             node.update_arg(1, constant.item())
+
+
+def name_sources(exported: Any) -> None:  # noqa: ANN401
+    """Write beside every operator which layer it comes from.
+
+    torchao's quantizer for x86, which Neural Compressor uses too, looks for layers, not for
+    operators. An export of a module of layers would tell them (`strict=True`); what `traced` gives
+    is a flat graph, which has lost them.
+    """
+    import torch
+    from torch import nn
+
+    aten = torch.ops.aten
+    layers = {
+        aten.add.Tensor: operator.add,
+        aten.batch_norm.default: nn.BatchNorm2d,
+        aten.conv1d.default: nn.Conv1d,
+        aten.conv2d.default: nn.Conv2d,
+        aten.gelu.default: nn.GELU,
+        aten.hardswish.default: nn.Hardswish,
+        aten.hardtanh.default: nn.Hardtanh,
+        aten.leaky_relu.default: nn.LeakyReLU,
+        aten.linear.default: nn.Linear,
+        aten.mul.Tensor: operator.mul,
+        aten.relu.default: nn.ReLU,
+        aten.relu6.default: nn.ReLU6,
+        aten.silu.default: nn.SiLU,
+        aten.tanh.default: nn.Tanh,
+    }
+    for node in exported.graph.nodes:
+        if node.target in layers:
+            node.meta["source_fn_stack"] = [(node.name, layers[node.target])]

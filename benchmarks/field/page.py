@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.conditions import ROOT
 from benchmarks.field.run import OURS, Entry, Record
-from benchmarks.field.table import PEERS, SCALING_PEERS
+from benchmarks.field.table import NOT_RUN, PEERS, SCALING_PEERS
 from joulewise.core.claim import Ratio
 from joulewise.core.records import load
 from joulewise.report.plots import altair
@@ -120,16 +120,17 @@ def best_peer(record: Record) -> Entry | None:
 
 def _summary(found: Sequence[Record]) -> Iterator[str]:
     yield "## In all\n"
-    yield "| | best other that keeps the quality | joulewise over it |"
-    yield "|---|---|---|"
+    yield "| | best other that keeps the quality | joulewise over it | |"
+    yield "|---|---|---|---|"
     ratios = []
     for record in found:
         best = best_peer(record)
         if best is None or best.ours_ratio is None:
-            yield f"| {record.title} | none | |"
+            yield f"| {record.title} | none | | ahead |"
             continue
         ratios.append((record.taught, best.ours_ratio.value))
-        yield f"| {record.title} | {best.title} | {_words(best.ours_ratio)} |"
+        place = _place(best.ours_ratio)
+        yield f"| {record.title} | {best.title} | {_words(best.ours_ratio)} | {place} |"
     yield ""
     for taught, words in ((True, "with"), (False, "without")):
         some = [ratio for had, ratio in ratios if had is taught]
@@ -149,7 +150,17 @@ def _summary(found: Sequence[Record]) -> Iterator[str]:
     for peer in titles:
         if peer in PEERS and PEERS[peer].note:
             yield f"- {PEERS[peer].title}: {PEERS[peer].note}."
+    yield from (f"- {title} is not run: {reason}." for title, reason in NOT_RUN.items())
     yield ""
+
+
+def _place(ours: Ratio) -> str:
+    """Return where joulewise stands: tied where the interval, the sensor's band included, has 1."""
+    if ours.high < 1:
+        return "ahead"
+    if ours.low > 1:
+        return "**behind**"
+    return "tied; behind but for the band of the sensor" if ours.sampling_low > 1 else "tied"
 
 
 def _costs(found: Sequence[Record]) -> Iterator[str]:

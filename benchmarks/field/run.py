@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -250,7 +251,8 @@ def _made(
     name: str, peer: Peer, asked: Asked, bill: Bill, python: PythonOf
 ) -> tuple[Entry, _Version | None]:
     """Have an optimiser make its version, in its own environment."""
-    Path(asked.output).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(asked.output, ignore_errors=True)
+    Path(asked.output).mkdir(parents=True)
     entry = Entry(peer=name, title=peer.title, state="measured", versions={})
     try:
         interpreter = python(peer.environment, ENVIRONMENTS[peer.environment])

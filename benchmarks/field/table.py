@@ -12,6 +12,7 @@ from joulewise.demo import DATA, MODEL
 
 __all__ = [
     "ENVIRONMENTS",
+    "NOT_RUN",
     "PEERS",
     "SCALING",
     "SCALING_PEERS",
@@ -200,7 +201,7 @@ PEERS: Mapping[str, Peer] = {
         module="olive_search",
         environment="olive",
         packages=("olive-ai", "onnxruntime"),
-        note="five points of its search, as in its examples",
+        note="four points of its search: its documentation's five, less what does not exist",
     ),
     "neural-compressor": Peer(
         title="Neural Compressor, static int8",
@@ -218,6 +219,13 @@ PEERS: Mapping[str, Peer] = {
 
 
 SENTENCES = "tests.workloads.sentences:items"
+
+
+NOT_RUN: Mapping[str, str] = {
+    "Pruna 0.3.4": "its import needs torchvision, of which this PyTorch had no build to be had; "
+    "on CPUs its documentation uses `torch.compile` alone, which is above",
+}
+"""What is not compared, and why."""
 
 
 def _text_angle() -> Path:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from joulewise.core.claim import Difference, Trial
 from joulewise.core.recipe import Recipe, RunSettings
+from joulewise.core.statistics import chance_of_confirming
 from joulewise.search.choose import (
     MOST_TESTS,
     WORTH,
@@ -26,6 +27,8 @@ from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 FOUND = measured(AS_FOUND, 2.0)
 ANCHOR = measured(ONE_THREAD, 1.0)
+TERMS = (0.005, 0.95, 5000)
+"""Margin, confidence, held-out items."""
 
 
 def chosen(trials: Sequence[Trial], hold_out_items: int = 5000) -> Choice:
@@ -209,14 +212,31 @@ def test_one_in_between_lowers_what_a_failure_costs() -> None:
     assert order == [0.53, 0.18, 0.051]
 
 
-def test_what_seems_better_than_the_original_is_taken_to_be_as_good() -> None:
-    """The best of many looks better than it is: 80 changed answers are doubtful either way."""
-    better, as_good, calm = (
-        seen(measured(int8(kind=kind), ratio), gained, lost)
-        for kind, ratio, gained, lost in [("a", 0.3, 70, 10), ("b", 0.3, 40, 40), ("c", 0.4, 0, 0)]
-    )
-    assert chance(better, 0.005, 0.95, 5000) == chance(as_good, 0.005, 0.95, 5000) < 0.8
-    assert chosen([FOUND, ANCHOR, better, calm]).candidates == (calm, better)
+def test_what_seems_better_than_the_original_is_believed_in_part() -> None:
+    """The best of many looks better than it is; the more so, the fewer items have shown it."""
+
+    def chances(items: int, changed: int) -> list[float]:
+        """Return those of no gain at all, of 75 % of the changes, and of as many without doubt."""
+        half, most = changed // 2, 3 * changed // 4
+        as_good, better = (
+            chance(seen(measured(int8(), 0.3), gained, changed - gained, items), *TERMS)
+            for gained in (half, most)
+        )
+        sure = chance_of_confirming(
+            most, changed - most, items, others=5000, margin=0.005, confidence=0.95
+        )
+        return [as_good, better, sure]
+
+    as_good, better, sure = chances(3000, 80)
+    assert as_good < better < sure
+    few = chances(300, 8)
+    assert (few[1] - few[0]) / (few[2] - few[0]) < (better - as_good) / (sure - as_good)
+
+
+def test_a_loss_is_believed_as_it_is() -> None:
+    found = chance(seen(measured(int8(), 0.3), 10, 30), *TERMS)
+    expected = chance_of_confirming(10, 30, 3000, others=5000, margin=0.005, confidence=0.95)
+    assert found == expected
 
 
 def test_what_can_be_certified_follows_from_the_changes() -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.field.contract import Asked
-from benchmarks.field.network import batches_of, network_of, save_program, traced
-from benchmarks.field.peers.torchao_static import _name_sources
+from benchmarks.field.network import batches_of, name_sources, network_of, save_program, traced
 
 RUNTIME = "torchao"
 
@@ -28,7 +27,7 @@ def optimize(asked: Asked) -> Path:
     network = network_of(asked)
     example = next(batches_of(asked.calibrate, network.inputs, asked.batch_items))
     exported = export(model=traced(network, example), example_inputs=example)
-    _name_sources(exported)
+    name_sources(exported)
     prepared = prepare(exported, quant_config=StaticQuantConfig())
     with torch.no_grad():
         for batch in batches_of(asked.calibrate, network.inputs, asked.batch_items):

@@ -1,12 +1,13 @@
 """Microsoft Olive's search over ONNX Runtime's quantization, static and dynamic.
 
-The search and the metrics are those of the documentation's examples: five points of TPE, accuracy
+The search and the metrics are those of the documentation's examples: a few points of TPE, accuracy
 first, which may fall by the margin, then latency. What is right is what the labels say, else the
 original; of vectors the class is the nearest other item of the original's vectors.
 
 Olive 0.13 leaves the documentation in three places: custom metrics end with an error, so does an
 evaluator without a type, and the sampler's `max_samples` and `seed` are lost, so that it would try
-all points; `max_iter` stands in for it.
+all points. `max_iter` stands in for it: six points are drawn, of which Olive leaves out those that
+do not exist.
 
 Source: Olive documentation, "Olive Options", "How to Define Evaluation Metrics", section "Configure
 multiple metrics", "How to Setup Custom Dataset for Calibration and Evaluation", and "How to Use

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -76,8 +77,9 @@ def best_runs(trials: Sequence[Trial]) -> dict[str, RunSettings]:
 def chance(trial: Trial, margin: float, confidence: float, hold_out_items: int) -> float:
     """Return how likely a changed model passes the final test, 1 where nothing is known.
 
-    What answers better than the original on the search items is taken to be as good: the best of
-    many that were tried on the same items looks better than it is.
+    What answers better than the original on the search items is believed to be better by a part of
+    that only (`_believed`): the best of many that were tried on the same items looks better than it
+    is.
 
     Args:
         trial: of the changed model.
@@ -89,15 +91,17 @@ def chance(trial: Trial, margin: float, confidence: float, hold_out_items: int) 
     if found is None:
         return 1.0
     if found.counts is None:
+        error = found.error or 0.0
         return chance_by_error(
-            min(found.value, 0.0), found.error or 0.0, found.items,
+            _believed(found.value, error, margin), error, found.items,
             others=hold_out_items, margin=margin, confidence=confidence,
         )  # fmt: skip
     gained, lost = found.counts
     changed = gained + lost
-    lost = max(lost, changed // 2)
+    gain = _believed((gained - lost) / found.items, math.sqrt(changed) / found.items, margin)
+    gained = round((changed + gain * found.items) / 2)
     return chance_of_confirming(
-        changed - lost, lost, found.items,
+        gained, changed - gained, found.items,
         others=hold_out_items, margin=margin, confidence=confidence,
     )  # fmt: skip
 
@@ -272,3 +276,17 @@ def _best_plan(
         promised = chance * expected + (1 - chance) * passed
         options.append((promised + WORTH * passed, (trial, *rest)))
     return min(options, key=lambda option: option[0])
+
+
+def _believed(difference: float, error: float, margin: float) -> float:
+    """Return what to believe of a difference that was found; a loss is believed as it is.
+
+    Gains are taken to be spread around 0 by about half of the margin, so what was found counts for
+    more where its error is small: the mean of the posterior of a normal prior, whose spread is a
+    judgement.
+
+    Source: Gelman et al. 2013, "Bayesian data analysis", third edition, eq. (2.10).
+    """
+    if difference <= 0:
+        return difference
+    return difference / (1 + (2 * error / margin) ** 2)
