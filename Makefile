@@ -21,7 +21,7 @@ check: .venv/developing  ## lint, types and layers
 slow: .venv/developing  ## the tests on real models, minutes each
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
-bench: .venv/developing  ## optimisers side by side, a night; WORKLOAD="demo r8" PEER="nncf olive" some; SHORT=1 minutes
+bench: .venv/developing  ## optimisers side by side, hours; WORKLOAD="demo r8" PEER="nncf olive" some of them, SHORT=1 a short look
 	$(BIN)/python -m benchmarks.field $(WORKLOAD) $(if $(PEER),--peers $(PEER)) $(if $(SHORT),--short,-o records)
 	$(if $(SHORT),,$(BIN)/python -m benchmarks.field.page)
 

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("workloads", nargs="*", metavar="workload", help=", ".join(WORKLOADS))
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), help="all, if not given")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--short", action="store_true", help="nothing learns; minutes, not a night")
+    size.add_argument("--short", action="store_true", help="two small ones, nothing learns")
     size.add_argument("--scaling", action="store_true", help="one model after the other grows")
     parser.add_argument("--folder", type=Path, help="keep models there, and go on from there")
     parser.add_argument("-o", "--output", type=Path, help="write the records to this folder")

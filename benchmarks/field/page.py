@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.conditions import ROOT
 from benchmarks.field.run import OURS, Entry, Record
-from benchmarks.field.table import NOT_RUN, PEERS, SCALING_PEERS
+from benchmarks.field.table import BEHIND, NOT_RUN, PEERS, SCALING_PEERS
 from joulewise.core.claim import Ratio
 from joulewise.core.records import load
 from joulewise.report.plots import altair
@@ -30,8 +30,8 @@ its documentation says, with defaults where that leaves something open, in an en
 (`benchmarks/field/peers`), and hands back a file. All files answer the same held-out items, one at
 a time and on one thread, and take turns while joules are read. Optimisers of PyTorch models get the
 network as a module of torch's own layers, made from the ONNX file. `make bench WORKLOAD=demo` makes
-one of the records, `make bench` all in a night; `make bench SHORT=1` is a short look, a quarter of
-an hour once all is installed.
+one of the records, `make bench` all of them; `make bench SHORT=1` is a short look at two, where
+nothing learns.
 
 Joules are told over those of the strongest lossless way to run the original, with the whole 95 %
 interval, band of the sensor included; so 1 is what choosing runtime and threads alone gives. A
@@ -131,6 +131,10 @@ def _summary(found: Sequence[Record]) -> Iterator[str]:
         ratios.append((record.taught, best.ours_ratio.value))
         place = _place(best.ours_ratio)
         yield f"| {record.title} | {best.title} | {_words(best.ours_ratio)} | {place} |"
+    yield ""
+    for record in found:
+        if record.workload in BEHIND:
+            yield f"- {record.title}: {BEHIND[record.workload]}"
     yield ""
     for taught, words in ((True, "with"), (False, "without")):
         some = [ratio for had, ratio in ratios if had is taught]

@@ -13,7 +13,7 @@ from benchmarks.field.__main__ import lines_of, main, short
 from benchmarks.field.environments import EnvironmentFailedError, python_of
 from benchmarks.field.page import PAGE, best_peer, page, plot, plot_scaling, records
 from benchmarks.field.run import OURS, Entry, Record, _plain, measure
-from benchmarks.field.table import ENVIRONMENTS, PEERS, SHORT, WORKLOADS, Peer, Workload
+from benchmarks.field.table import BEHIND, ENVIRONMENTS, PEERS, SHORT, WORKLOADS, Peer, Workload
 from joulewise.core.errors import InputError
 from joulewise.core.records import dump, load
 from joulewise.core.settings import Settings
@@ -150,8 +150,13 @@ def test_joulewise_is_never_worse_than_what_went_in(found: Record) -> None:
     ours = found.entries[0]
     assert ours.peer == OURS
     assert not ours.harms(found.margin)
+
+
+@pytest.mark.parametrize("found", RECORDS, ids=[each.workload for each in RECORDS])
+def test_where_another_way_is_cheaper_the_page_says_why(found: Record) -> None:
     best = best_peer(found)
-    assert best is None or best.ours_ratio is None or best.ours_ratio.low < 1
+    behind = best is not None and best.ours_ratio is not None and best.ours_ratio.sampling_low > 1
+    assert behind == (found.workload in BEHIND)
 
 
 def entry(**changes: object) -> Entry:
