@@ -11,6 +11,7 @@ from joulewise.core.claim import Difference, Trial
 from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings, Step, parse_steps
 from joulewise.core.settings import Settings
+from joulewise.search.space import plain_steps
 from joulewise.search.structure import (
     WIDTHS,
     cascade_recipes,
@@ -126,6 +127,32 @@ def test_too_many_joules_is_no_loss_of_quality() -> None:
 
     trials = try_structures(dear, [((), ORT)], prune_for, DISTILL)
     assert max(cut(trial.recipe) for trial in trials) == max(WIDTHS)
+
+
+def test_many_items_tell_more_of_a_width_than_few() -> None:
+    """What needs too many joules is asked few items, so it says less of the quality than others."""
+
+    def attempt(recipe: Recipe) -> Trial:
+        if recipe.run == OPENVINO:
+            few = replace(rejected(recipe, 2.0), reason="needs 2.00 x the joules")
+            return replace(few, difference=DIFFERENCE)
+        if cut(recipe) <= WIDTHS[0]:
+            return measured(recipe, 0.9)
+        return replace(rejected(recipe, 0.5), difference=replace(DIFFERENCE, items=2000))
+
+    trials = try_structures(attempt, [((), ORT), ((), OPENVINO)], prune_for, DISTILL)
+    assert min(cut(trial.recipe) for trial in trials) == WIDTHS[0]
+    assert max(cut(trial.recipe) for trial in trials) == WIDTHS[len(WIDTHS) // 2]
+
+
+def test_a_conversion_stays_where_the_runtime_needs_it() -> None:
+    run = RunSettings(runtime="litert", threads=1)
+    plain, changed = Recipe(steps=plain_steps("litert"), run=run), int8("litert", int8="static")
+    changed = replace(changed, run=run)
+    trials = [measured(Recipe(run=ORT), 1.0), measured(plain, 0.8), measured(changed, 0.4)]
+    best = {"onnxruntime": ORT, "litert": run}
+    assert post_training(trials, best) == (((), ORT), (changed.steps, run), (plain.steps, run))
+    assert post_training(trials[:2], best) == (((), ORT), (plain.steps, run))
 
 
 def test_what_was_best_for_the_original_follows_and_plain_float_too() -> None:

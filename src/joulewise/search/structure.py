@@ -19,7 +19,7 @@ from joulewise.core.claim import Trial
 from joulewise.core.host import Host
 from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.core.settings import Settings
-from joulewise.search.space import is_transformer
+from joulewise.search.space import is_transformer, plain_steps
 
 __all__ = [
     "TAUGHT",
@@ -75,12 +75,13 @@ def post_training(
 
     Args:
         trials: of the original, changed after training or not at all.
-        best: runtime -> its cheapest lossless settings.
+        best: runtime -> the settings that suit it best.
 
     Returns:
         For each runtime its cheapest trial's steps and settings, or where none keeps the quality
         those of the one that loses least: a model that is taught may bear what the original did
-        not. And the same without steps, as a small model may not gain from them any more.
+        not. And the same without steps, as a small model may not gain from them any more; a
+        conversion stays, where the runtime needs one.
     """
     found: list[tuple[tuple[Step, ...], RunSettings]] = []
     for runtime, run in best.items():
@@ -90,8 +91,9 @@ def post_training(
             if trial.recipe.run.runtime == runtime and not trial.recipe.lossless
         ]
         way = _cheapest(changed) or _least_harmful(changed)
-        ways = [] if way is None else [(way.recipe.steps, way.recipe.run)]
-        found += [way for way in [*ways, ((), run)] if way not in found]
+        plain = (plain_steps(runtime), run)
+        best_way = plain if way is None else (way.recipe.steps, way.recipe.run)
+        found += [plain] if best_way == plain else [best_way, plain]
     return tuple(found)
 
 
@@ -153,9 +155,9 @@ def try_structures(
     """
     trials: list[Trial] = []
     for body in BODIES:
-        fresh = _try_widths(attempt, ways, (*body, prune_for(body), distill))
+        fresh, kept = _try_widths(attempt, ways, (*body, prune_for(body), distill))
         trials += fresh
-        if any(map(keeps_quality, fresh)):
+        if kept:
             break
     return tuple(trials)
 
@@ -164,7 +166,8 @@ def _try_widths(
     attempt: Try,
     ways: Sequence[tuple[tuple[Step, ...], RunSettings]],
     taught: tuple[Step, ...],
-) -> list[Trial]:
+) -> tuple[list[Trial], bool]:
+    """Return the trials, and whether a width kept the quality."""
     *body, prune, distill = taught
     trials: list[Trial] = []
     low, high = 0, len(WIDTHS)
@@ -180,11 +183,26 @@ def _try_widths(
         trials += fresh
         if all(trial.state == "failed" for trial in fresh):
             break
-        if any(keeps_quality(trial) for trial in fresh):
+        if _keep_quality(fresh):
             low = middle + 1
         else:
             high = middle
-    return trials
+    return trials, low > 0
+
+
+def _keep_quality(trials: Sequence[Trial]) -> bool:
+    """Return whether a taught model, run in one way or another, does its job.
+
+    Where it is measured in none, those ways tell that were asked the most items: what needs too
+    many joules is rejected after a few.
+    """
+    most = max(_items(trial) for trial in trials)
+    told = [trial for trial in trials if _items(trial) == most]
+    return any(trial.state == "measured" for trial in trials) or any(map(keeps_quality, told))
+
+
+def _items(trial: Trial) -> int:
+    return 0 if trial.difference is None else trial.difference.items
 
 
 def cascade_recipes(
