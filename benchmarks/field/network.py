@@ -23,7 +23,6 @@ __all__ = [
     "name_sources",
     "network_of",
     "save_program",
-    "traced",
 ]
 
 Tensors = tuple[Any, ...]
@@ -71,23 +70,6 @@ def batches_of(folder: str, names: Sequence[str], items: int = 1) -> Iterator[tu
         yield tuple(torch.from_numpy(batch[name]) for name in names)
 
 
-def traced(network: Any, example: Tensors) -> Any:  # noqa: ANN401
-    """Return what a module does with `example`, as a flat graph of torch's operators.
-
-    The network reads shapes and axes from tensors of the graph, which `torch.export` alone would
-    take for unknown.
-    """
-    import torch
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    with torch.no_grad():
-        flat = make_fx(network, pre_dispatch=True)(*example)
-    _use_plain_numbers(flat)
-    flat.graph.eliminate_dead_code()
-    flat.recompile()
-    return flat
-
-
 def save_program(program: Any, names: Sequence[str], asked: Asked) -> Path:  # noqa: ANN401
     """Write ``model.pt2`` with the names of the inputs, which is all that goes on.
 
@@ -101,25 +83,6 @@ def save_program(program: Any, names: Sequence[str], asked: Asked) -> Path:  # n
     target = Path(asked.output) / "model.pt2"
     torch.export.save(program, target, extra_files={"inputs.json": json.dumps(list(names))})
     return target
-
-
-def _use_plain_numbers(flat: Any) -> None:  # noqa: ANN401
-    """Put plain numbers where an operator's second operand is a constant of one number.
-
-    So it is in code for PyTorch, while an ONNX graph has tensors; with these LiteRT Torch, for one,
-    cannot keep the channels last, and transposes before and after.
-    """
-    import torch
-
-    aten = torch.ops.aten
-    binary = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
-    for node in flat.graph.nodes:
-        if node.target not in binary or getattr(node.args[1], "op", None) != "get_attr":
-            continue
-        constant = getattr(flat, node.args[1].target)
-        fits = constant.ndim <= node.args[0].meta["val"].ndim
-        if constant.numel() == 1 and constant.is_floating_point() and fits:
-            node.update_arg(1, constant.item())
 
 
 def name_sources(exported: Any) -> None:  # noqa: ANN401

@@ -214,10 +214,10 @@ def _apply(
 
 def _run_of(artifact: Artifact, session: Session) -> RunSettings:
     """Return how an artifact is run with one thread on the runtime that its format is for."""
-    if artifact.format == "openvino":
-        settings: RunSettings = RUNTIMES.load("openvino")().lossless(session.host.logical_cpus)[0]
-        return settings
-    return session.anchor.run
+    if artifact.format == "onnx":
+        return session.anchor.run
+    settings: RunSettings = RUNTIMES.load(artifact.format)().lossless(session.host.logical_cpus)[0]
+    return settings
 
 
 def _break_even(applied: Sequence[AppliedStep], claim: Claim) -> Interval | None:

@@ -38,7 +38,7 @@ from joulewise.search.nodes import open_nodes, require_ray
 from joulewise.search.profiles import profiles_of, with_profiles
 from joulewise.search.run import Searched, search
 from joulewise.search.session import OpenMeter, Session
-from joulewise.search.space import as_found_recipe
+from joulewise.search.space import CONVERSIONS, as_found_recipe
 from joulewise.search.structure import TAUGHT
 from joulewise.workload.judge import Judge, judge_of
 from joulewise.workload.task import Task, choose_task
@@ -425,23 +425,35 @@ def measure_model(
 def usable_runtimes(asked: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the runtimes to use and a warning for each that could be installed.
 
+    The first opens the model as found, so those that need a conversion come after the others.
+
     Raises:
-        UsageError: a runtime was asked for that does not exist.
+        UsageError: a runtime was asked for that does not exist, or none of them opens ONNX files.
         MissingExtraError: a runtime was asked for, or is needed, that is not installed.
     """
     if asked is not None:
         for name in asked:
             RUNTIMES.require(name)
-        return asked, ()
+        return _onnx_first(asked), ()
     missing = {name: RUNTIMES.missing(name) for name in RUNTIMES}
     usable = tuple(name for name, package in missing.items() if package is None)
-    if not usable:
+    if all(name in CONVERSIONS for name in usable):
         RUNTIMES.require(next(iter(RUNTIMES)))
-    return usable, tuple(
+    return _onnx_first(usable), tuple(
         f"{name} was not tried: {MissingExtraError(package, RUNTIMES[name].extra)}"
         for name, package in missing.items()
         if package is not None
     )
+
+
+def _onnx_first(names: tuple[str, ...]) -> tuple[str, ...]:
+    found = tuple(sorted(names, key=lambda name: name in CONVERSIONS))
+    if found[0] in CONVERSIONS:
+        raise UsageError(
+            f"{found[0]} runs converted models only, so nothing could be compared with the model "
+            "as it is; name onnxruntime or openvino too"
+        )
+    return found
 
 
 def judge_of_original(

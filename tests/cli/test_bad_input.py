@@ -155,6 +155,9 @@ CASES: Mapping[str, Case] = {
         says="unknown runtime 'onnxruntim'; did you mean 'onnxruntime'?",
         code=2,
     ),
+    "a runtime for converted models alone": Case(
+        arguments=("--runtime", "litert"), says="name onnxruntime or openvino too", code=2
+    ),
     "unknown meter": Case(
         arguments=("--meter", "cputime"), says="did you mean 'cpu-time'?", code=2
     ),

@@ -52,6 +52,12 @@ class TestNncfInt8(PassContract):
     runtime = "openvino"
 
 
+@pytest.mark.slow
+class TestLitert(PassContract):
+    step = Step(name="litert", parameters={"int8": "dynamic"})
+    runtime = "litert"
+
+
 class TestCascade(PassContract):
     step = Step(name="cascade", parameters={"threshold": 1.0})
     runtime = "onnxruntime"

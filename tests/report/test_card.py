@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from joulewise.core.recipe import Recipe, RunSettings
+from joulewise.compress.material import Material
+from joulewise.compress.process import apply_step
+from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.core.records import Artifact, Bundle
 from joulewise.report.card import render_card
 from joulewise.report.page import render_page
 from joulewise.report.snippet import run_requirement, run_snippet
+from joulewise.testing.models import conv_classifier, labelled_store, reference_outputs
 from tests.report.bundles import make_bundle, make_workload
 
 
@@ -76,6 +79,23 @@ def test_script_runs(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     scope: dict[str, Any] = {}
     exec(run_snippet(bundle), scope)  # noqa: S102  what the card tells users to run
     assert scope["predict"](np.zeros((32, 1, 28, 28), np.float32)).shape == (32, 10)
+
+
+def test_script_of_a_litert_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np = pytest.importorskip("numpy")
+    monkeypatch.chdir(tmp_path)
+    model = conv_classifier(tmp_path / "model.onnx")
+    items = labelled_store(tmp_path / "items", model, 8)
+    made = apply_step(Step(name="litert"), model, Material(calibrate=items), tmp_path / "made")
+    recipe = Recipe(steps=(Step(name="litert"),), run=RunSettings(runtime="litert"))
+    artifact = replace(made, files={f"made/{made.main}": "a" * 64})
+    bundle = make_bundle("cheaper", recipe=recipe, artifact=artifact, packages={})
+    assert run_requirement(bundle) == "ai-edge-litert numpy"
+    scope: dict[str, Any] = {}
+    exec(run_snippet(bundle), scope)  # noqa: S102  what the card tells users to run
+    x = items.batch(0, 1)["x"]
+    (expected,) = reference_outputs(model, {"x": x})
+    np.testing.assert_allclose(scope["predict"](x), expected, rtol=1e-4, atol=1e-5)
 
 
 def _demo_bundle(folder: Path, runtime: str) -> Bundle:

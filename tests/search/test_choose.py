@@ -23,6 +23,7 @@ from joulewise.search.choose import (
     choose,
     with_reasons,
 )
+from joulewise.search.space import plain_steps
 from tests.trials import AS_FOUND, ONE_THREAD, failed, int8, measured, rejected
 
 FOUND = measured(AS_FOUND, 2.0)
@@ -297,6 +298,15 @@ def test_best_runs_gives_the_cheapest_lossless_settings_of_each_runtime() -> Non
         rejected(Recipe(run=RunSettings(runtime="onnxruntime", threads=9)), 0.1),
     ]
     assert best_runs(trials) == {"openvino": openvino[1], "onnxruntime": ONE_THREAD.run}
+
+
+def test_a_conversion_tells_how_its_runtime_is_run_best() -> None:
+    runs = [RunSettings(runtime="litert", threads=threads) for threads in (1, 2)]
+    converted = [Recipe(steps=plain_steps("litert"), run=run) for run in runs]
+    other = replace(int8("litert", int8="static"), run=runs[0])
+    trials = [FOUND, ANCHOR, rejected(converted[0], 1.9), rejected(converted[1], 1.7)]
+    assert best_runs([*trials, measured(other, 0.1)])["litert"] == runs[1]
+    assert "litert" not in best_runs([FOUND, ANCHOR, rejected(converted[0]), failed(converted[1])])
 
 
 def test_changed_models_run_with_all_graph_optimisations() -> None:

@@ -11,7 +11,10 @@ from joulewise.search.space import (
     anchor_recipe,
     as_found_recipe,
     changed_recipes,
+    converted_recipes,
+    is_converted,
     lossless_recipes,
+    plain_steps,
 )
 
 BEST = {
@@ -147,6 +150,27 @@ def test_as_found_comes_first_and_nothing_twice(cpus: int) -> None:
     changed = changed_recipes(["Conv", "MatMul"], BEST, replace(VNNI, instruction_sets=("bf16",)))
     keys = [recipe.key for recipe in (*recipes, *changed)]
     assert len(keys) == len(set(keys))
+
+
+def test_a_runtime_that_needs_a_conversion_is_not_lossless() -> None:
+    """Its float model is a changed one, tried with every number of threads, then int8."""
+    runtimes = ("onnxruntime", "litert")
+    assert lossless_recipes(runtimes, 2) == lossless_recipes(runtimes[:1], 2)
+    converted = converted_recipes(runtimes, 2)
+    assert [(str(recipe.steps[0]), recipe.run.threads) for recipe in converted] == [
+        ("litert()", 1), ("litert()", 2),
+    ]  # fmt: skip
+    assert all(is_converted(recipe) and not recipe.lossless for recipe in converted)
+    assert converted_recipes(runtimes[:1], 2) == ()
+    assert plain_steps("onnxruntime") == ()
+    run = RunSettings(runtime="litert", threads=2)
+    transformer = ["MatMul", "Softmax", "LayerNormalization"]
+    changed = changed_recipes(transformer, {"litert": run}, VNNI, ("ids", "attention_mask"))
+    assert [recipe.steps[0].parameters for recipe in changed] == [
+        {"int8": "static"}, {"int8": "dynamic"},
+    ]  # fmt: skip
+    assert not any(is_converted(recipe) or recipe.run != run for recipe in changed)
+    assert changed_recipes(["Relu"], {"litert": run}, VNNI) == ()
 
 
 def test_first_runtime_asked_for_is_the_one_as_found() -> None:

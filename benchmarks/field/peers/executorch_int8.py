@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 from benchmarks.field.contract import Asked
-from benchmarks.field.network import batches_of, network_of, traced
+from benchmarks.field.network import batches_of, network_of
+from joulewise.learn.traced import traced
 
 RUNTIME = "executorch"
 

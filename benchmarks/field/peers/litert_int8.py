@@ -7,11 +7,11 @@ Source: LiteRT Quantizer documentation, "Quantization Workflow", steps 1 to 4.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from benchmarks.field.contract import Asked
 from benchmarks.field.peers import litert_float
+from joulewise.compress.litert import calibration_items
 from joulewise.workload.store import open_store
 
 RUNTIME = "litert"
@@ -22,11 +22,7 @@ def optimize(asked: Asked) -> Path:
     from litert_quantizer import calibrator, quantizer, recipe
 
     original, target = litert_float.optimize(asked), Path(asked.output) / "quantized.tflite"
-    names: list[str] = json.loads(original.with_name("inputs.json").read_text())
-    items = [
-        {f"args_{number}": batch[name] for number, name in enumerate(names)}
-        for batch in open_store(Path(asked.calibrate)).batches(asked.batch_items)
-    ]
+    items = list(calibration_items(original, open_store(Path(asked.calibrate)), asked.batch_items))
     tool = quantizer.Quantizer(str(original))
     tool.load_quantization_recipe(recipe.static_wi8_ai8())
     calibrated = tool.calibrate(

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.field.contract import Asked
-from benchmarks.field.network import batches_of, name_sources, network_of, save_program, traced
+from benchmarks.field.network import batches_of, name_sources, network_of, save_program
+from joulewise.learn.traced import traced
 
 RUNTIME = "torchao"
 

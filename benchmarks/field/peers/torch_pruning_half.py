@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.field.contract import Asked
-from benchmarks.field.network import batches_of, network_of, save_program, traced
+from benchmarks.field.network import batches_of, network_of, save_program
+from joulewise.learn.traced import traced
 from joulewise.workload.store import open_store
 
 RUNTIME = "torch-compiled"

@@ -24,6 +24,7 @@ class Material:
             None where nothing is kept. Removed once the pass is through.
         values: whether the model's first output is values or a vector, not a score per class,
             whatever it looks like.
+        batch_items: items per call that the changed model will be asked for.
         training_s: longest time that training can pay for, s; None where that is not known.
     """
 
@@ -35,6 +36,7 @@ class Material:
     checkpoint: Path | None = None
     training_s: float | None = None
     values: bool = False
+    batch_items: int = 1
 
     def pays_no_more(self, seconds: float) -> bool:
         """Return whether training for so long costs more than it can save."""

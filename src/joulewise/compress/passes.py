@@ -66,6 +66,12 @@ PASSES: Registry[type[Pass]] = Registry(
             requires=("openvino", "nncf"),
             extra="openvino",
         ),
+        "litert": Entry(
+            target="joulewise.compress.litert:Litert",
+            summary="a file for LiteRT, float or int8 (LiteRT Torch, LiteRT Quantizer)",
+            requires=("onnx", "onnxruntime", "torch", "litert_torch", "litert_quantizer"),
+            extra="litert",
+        ),
         "cascade": Entry(
             target="joulewise.compress.cascade:Cascade",
             summary="this model first, the original for what it is unsure of (one ONNX file)",

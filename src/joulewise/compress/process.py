@@ -27,6 +27,9 @@ openvino_telemetry from sending (``disable_in_ci``). OMP_WAIT_POLICY makes threa
 wait for each other (OpenMP 5.2, section 21.7): where others use the CPU too, threads that spin
 instead make training many times slower."""
 
+FORMATS = {".xml": "openvino", ".tflite": "litert"}
+"""Suffix of a main file -> format; others are ONNX."""
+
 TIMEOUT_S = 1800.0
 """Longest silence of a pass, s: of one that trains, between two of its reports."""
 
@@ -79,6 +82,7 @@ def apply_step(
                 original=None if material.original is None else str(material.original.absolute()),
                 seed=material.seed,
                 values=material.values,
+                batch_items=material.batch_items,
                 training_s=material.training_s,
                 checkpoint=str(checkpoint.absolute()),
                 folder=str(folder.absolute()),
@@ -86,5 +90,4 @@ def apply_step(
         except ProgramError as error:
             raise PassError(f"{step} failed: {error}") from error
     shutil.rmtree(checkpoint, ignore_errors=True)
-    kind = "openvino" if files[0].endswith(".xml") else "onnx"
-    return describe_artifact(folder, files, kind)
+    return describe_artifact(folder, files, FORMATS.get(Path(files[0]).suffix, "onnx"))

@@ -21,6 +21,7 @@ def apply(
     checkpoint: str,
     training_s: float | None,
     values: bool,
+    batch_items: int,
     folder: str,
 ) -> list[str]:
     """Apply the pass `name` and return the files it wrote."""
@@ -38,6 +39,7 @@ def apply(
         checkpoint=Path(checkpoint),
         training_s=training_s,
         values=values,
+        batch_items=batch_items,
     )
     change = PASSES.load(name)(**parameters)
     return list(change.apply(Path(source), material, Path(folder)))

@@ -24,6 +24,7 @@ INSTRUCTION_SETS = {
 
 PACKAGES = (
     "joulewise", "numpy", "scipy", "onnx", "onnxruntime", "openvino", "nncf", "optuna",
+    "ai-edge-litert", "litert-torch", "litert-quantizer",
 )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class Artifact:
 
     Args:
         files: path relative to the folder that holds them -> sha256; the first is the one to open.
-        format: "onnx" or "openvino".
+        format: "onnx", "openvino" or "litert".
         size_bytes: of all files together.
     """
 

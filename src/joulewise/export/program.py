@@ -80,6 +80,12 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
             requires=("openvino",),
             extra="openvino",
         ),
+        "litert": Entry(
+            target="joulewise.export.litert:LiteRt",
+            summary="LiteRT (TensorFlow Lite) on the CPU, for models converted by the litert pass",
+            requires=("ai_edge_litert",),
+            extra="litert",
+        ),
     },
     group="joulewise.runtimes",
 )

@@ -7,29 +7,42 @@ from joulewise.core.records import Bundle
 
 __all__ = ["run_requirement", "run_snippet"]
 
+_DISTRIBUTIONS = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "litert": "ai-edge-litert",
+}
+"""Runtime -> what pip calls it."""
+
 _GRAPH_LEVELS = {"basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 
 
 def run_snippet(bundle: Bundle) -> str:
     """Return a script with a function ``predict(batch)``; it starts in the bundle's folder.
 
-    The runtime is the recipe's; an artifact in OpenVINO's own format leaves no choice.
+    The runtime is the recipe's; an artifact in a runtime's own format leaves no choice.
     """
-    path = bundle.artifact.main
-    if _needs_openvino(bundle):
-        return _openvino(path, bundle.recipe.run, bundle.workload.batch_items)
-    return _onnxruntime(path, bundle.recipe.run)
+    path, run = bundle.artifact.main, bundle.recipe.run
+    match _runtime(bundle):
+        case "litert":
+            return _litert(path, run)
+        case "openvino":
+            return _openvino(path, run, bundle.workload.batch_items)
+        case _:
+            return _onnxruntime(path, run)
 
 
 def run_requirement(bundle: Bundle) -> str:
     """Return what pip must install for the script, at the version that was proved."""
-    package = "openvino" if _needs_openvino(bundle) else "onnxruntime"
+    package = _DISTRIBUTIONS[_runtime(bundle)]
     found = bundle.packages.get(package)
     return f"{package}=={found} numpy" if found else f"{package} numpy"
 
 
-def _needs_openvino(bundle: Bundle) -> bool:
-    return bundle.artifact.format == "openvino" or bundle.recipe.run.runtime == "openvino"
+def _runtime(bundle: Bundle) -> str:
+    kind, asked = bundle.artifact.format, bundle.recipe.run.runtime
+    found = asked if kind == "onnx" else kind
+    return found if found in _DISTRIBUTIONS else "onnxruntime"
 
 
 def _onnxruntime(path: str, run: RunSettings) -> str:
@@ -77,6 +90,26 @@ def _openvino(path: str, run: RunSettings, batch_items: int) -> str:
         "",
         "def predict(batch: np.ndarray) -> np.ndarray:",
         "    return compiled(batch)[0]",
+    )
+
+
+def _litert(path: str, run: RunSettings) -> str:
+    return _lines(
+        "import numpy as np",
+        "from ai_edge_litert.interpreter import Interpreter",
+        "",
+        f"interpreter = Interpreter({path!r}, num_threads={run.threads})",
+        "interpreter.allocate_tensors()",
+        "signature = interpreter.get_signature_runner()",
+        "taken = next(iter(signature.get_input_details().values()))['index']",
+        "given = signature.get_output_details()['output_0']['index']",
+        "del signature  # while it is there the interpreter does not run",
+        "",
+        "",
+        "def predict(batch: np.ndarray) -> np.ndarray:",
+        "    interpreter.set_tensor(taken, batch)",
+        "    interpreter.invoke()",
+        "    return interpreter.get_tensor(given)",
     )
 
 

@@ -65,7 +65,7 @@ _METRICS = {
     "perplexity": "perplexity",
     "average_precision": "average precision (mean over classes)",
 }
-_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT"}
 
 
 def joules(value_j: float | None) -> str:

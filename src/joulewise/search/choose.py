@@ -15,6 +15,7 @@ from joulewise.core.statistics import (
     quotient,
     smallest_margin,
 )
+from joulewise.search.space import is_converted
 
 __all__ = [
     "Choice",
@@ -65,11 +66,13 @@ def best_runs(trials: Sequence[Trial]) -> dict[str, RunSettings]:
 
     They are the cheapest lossless ones with all graph optimisations, as a quantized graph is slow
     without those that fuse its rounding (the "extended" ones of ONNX Runtime); where there are
-    none, the cheapest.
+    none, the cheapest. Where a runtime needs a conversion they are the cheapest of that, even if
+    it needs too many joules: int8 may change that.
     """
-    lossless = [trial for trial in _measured(trials) if trial.recipe.lossless]
+    plain = [trial for trial in _measured(trials) if trial.recipe.lossless]
+    plain += [trial for trial in trials if is_converted(trial.recipe) and trial.ratio is not None]
     found: dict[str, Trial] = {}
-    for trial in sorted(lossless, key=lambda x: (x.recipe.run.graph == "basic", _value(x))):
+    for trial in sorted(plain, key=lambda x: (x.recipe.run.graph == "basic", _value(x))):
         found.setdefault(trial.recipe.run.runtime, trial)
     return {runtime: trial.recipe.run for runtime, trial in found.items()}
 

@@ -34,7 +34,13 @@ from joulewise.search import bench, group_costs, structure
 from joulewise.search.choose import MOST_TESTS
 from joulewise.search.run import check_runnable
 from joulewise.search.session import Session
-from joulewise.search.space import as_found_recipe, changed_recipes, lossless_recipes
+from joulewise.search.space import (
+    CONVERSIONS,
+    as_found_recipe,
+    changed_recipes,
+    converted_recipes,
+    lossless_recipes,
+)
 from joulewise.workload.store import Store, write_store
 
 __all__ = [
@@ -353,9 +359,12 @@ def _changed(session: Session) -> tuple[Recipe, ...]:
     if session.settings.lossless_only:
         return ()
     cpus, model = session.host.logical_cpus, session.workload.model
-    best = {name: RUNTIMES.load(name)().lossless(cpus)[0] for name in session.runtimes}
+    converted = converted_recipes(session.runtimes, cpus)
+    opened = [name for name in session.runtimes if name not in CONVERSIONS]
+    opened += {recipe.run.runtime: None for recipe in converted}
+    best = {name: RUNTIMES.load(name)().lossless(cpus)[0] for name in opened}
     inputs = [tensor.name for tensor in model.inputs]
-    return changed_recipes(model.operators, best, session.host, inputs)
+    return (*converted, *changed_recipes(model.operators, best, session.host, inputs))
 
 
 # ---------------------------------------------------------------- what follows

@@ -23,7 +23,7 @@ from joulewise.search.group_costs import group_costs
 from joulewise.search.nodes import Asked, Nodes
 from joulewise.search.sampling import SAMPLERS, survey
 from joulewise.search.session import Session
-from joulewise.search.space import changed_recipes, lossless_recipes
+from joulewise.search.space import changed_recipes, converted_recipes, lossless_recipes
 from joulewise.search.structure import (
     cascade_recipes,
     post_training,
@@ -144,6 +144,7 @@ def _try_everything(attempt: _Attempt) -> None:
         return
     strongest = best_lossless(trials).ratio
     best_ratio = None if strongest is None else strongest.value
+    attempt.all(converted_recipes(session.runtimes, session.host.logical_cpus), best_ratio)
     best = best_runs(trials)
     inputs = [tensor.name for tensor in workload.model.inputs]
     changed = changed_recipes(workload.model.operators, best, session.host, inputs)

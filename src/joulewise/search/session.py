@@ -61,6 +61,7 @@ class Session:
             original=self.workload.model.path,
             seed=self.settings.seed,
             values=not self.judge.task.of_classes,
+            batch_items=self.workload.usage.batch_items,
         )
 
     def artifact_folder(self, recipe: Recipe) -> Path:

@@ -11,12 +11,20 @@ from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.export.program import RUNTIMES
 
 __all__ = [
+    "CONVERSIONS",
     "anchor_recipe",
     "as_found_recipe",
     "changed_recipes",
+    "converted_recipes",
+    "is_converted",
     "is_transformer",
     "lossless_recipes",
+    "plain_steps",
 ]
+
+CONVERSIONS = {"litert": Step(name="litert")}
+"""Runtime that opens no ONNX files -> the step that writes what it opens. What comes out may answer
+a little differently, so it is judged like any changed model."""
 
 QUANTIZABLE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "Attention"})
 """Operators of which the int8 passes quantize at least one; without any there is nothing to try."""
@@ -38,9 +46,30 @@ def lossless_recipes(runtimes: Sequence[str], cpus: int) -> tuple[Recipe, ...]:
     found += [
         Recipe(run=settings)
         for runtime in runtimes
+        if runtime not in CONVERSIONS
         for settings in RUNTIMES.load(runtime)().lossless(cpus)
     ]
     return tuple(found)
+
+
+def converted_recipes(runtimes: Sequence[str], cpus: int) -> tuple[Recipe, ...]:
+    """Return the original converted for the runtimes that need it, with every number of threads."""
+    return tuple(
+        Recipe(steps=plain_steps(runtime), run=settings)
+        for runtime in runtimes
+        if runtime in CONVERSIONS and PASSES.missing(CONVERSIONS[runtime].name) is None
+        for settings in RUNTIMES.load(runtime)().lossless(cpus)
+    )
+
+
+def plain_steps(runtime: str) -> tuple[Step, ...]:
+    """Return the steps without which a runtime cannot open a model at all."""
+    return (CONVERSIONS[runtime],) if runtime in CONVERSIONS else ()
+
+
+def is_converted(recipe: Recipe) -> bool:
+    """Return whether a recipe does no more than convert the original for its runtime."""
+    return bool(recipe.steps) and recipe.steps == plain_steps(recipe.run.runtime)
 
 
 def changed_recipes(
@@ -53,7 +82,7 @@ def changed_recipes(
 
     Args:
         operators: operator types of the original.
-        best: runtime -> its cheapest lossless settings here.
+        best: runtime -> the settings that suit it best here.
         host: the machine; without VNNI, weights of 7 bits are tried first.
         inputs: names of the original's inputs; from one with a mask padding is cut.
     """
@@ -62,7 +91,7 @@ def changed_recipes(
     for runtime, run in best.items():
         lossy = RUNTIMES.load(runtime)().lossy(run, host.instruction_sets)
         recipes += [Recipe(run=settings) for settings in lossy]
-        if trims:
+        if trims and runtime not in CONVERSIONS:  # their files have a fixed length
             recipes += [Recipe(steps=x, run=run) for x in _trimmed_steps(runtime, operators, host)]
         if QUANTIZABLE.intersection(operators):
             recipes += [Recipe(steps=x, run=run) for x in _int8_steps(runtime, operators, host)]
@@ -70,6 +99,8 @@ def changed_recipes(
 
 
 def _int8_steps(runtime: str, operators: Collection[str], host: Host) -> list[tuple[Step, ...]]:
+    if runtime == "litert":
+        return [(Step(name="litert", parameters={"int8": kind}),) for kind in ("static", "dynamic")]
     if runtime == "openvino":
         names = ("performance", "mixed") if PASSES.missing("nncf_int8") is None else ()
         return [(Step(name="nncf_int8", parameters={"preset": preset}),) for preset in names]

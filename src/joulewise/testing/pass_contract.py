@@ -66,7 +66,7 @@ class PassContract:
 
     def material(self, items: Store) -> Material:
         """Return what the pass may learn from; override where it needs more."""
-        return Material(calibrate=items)
+        return Material(calibrate=items, batch_items=BATCH_ITEMS)
 
     def agreement(self, original: Path, result: Path, items: Store, folder: Path) -> float:
         """Return the share of `items` that get the reference's class from `result`."""
