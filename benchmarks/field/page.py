@@ -173,7 +173,10 @@ def _costs(found: Sequence[Record]) -> Iterator[str]:
     yield (
         "All of it, with calibration, training and, of joulewise, the proof; in brackets the "
         "joules of what came back, over those of the strongest lossless way, where the quality is "
-        "kept. Joules of grade D are right within a factor of five, and their ratios far better.\n"
+        "kept. *As good after* is what the search of joulewise had cost when it first had tried "
+        "something that needs no more joules and keeps the quality, as far as the search items "
+        "tell: what comes later looks for better, and proves it. Joules of grade D are right "
+        "within a factor of five, and their ratios far better.\n"
     )
     names = [OURS, *SCALING_PEERS]
     yield f"| | {' | '.join(PEERS[name].title if name in PEERS else name for name in names)} |"
@@ -190,7 +193,11 @@ def _cost(entry: Entry | None, margin: float) -> str:
         return "" if entry is None else "failed"
     kept = entry.ratio is not None and entry.keeps(margin)
     what = f"{entry.ratio.value:.3f}" if kept and entry.ratio is not None else "not kept"
-    return f"{seconds(entry.seconds)}, {joules(entry.cost_j.central)} ({what})"
+    words = f"{seconds(entry.seconds)}, {joules(entry.cost_j.central)} ({what})"
+    then = entry.reached
+    if then is None:
+        return words
+    return f"{words}; as good after {seconds(then.seconds)}, {joules(then.cost_j.central)}"
 
 
 def _scaling(scaled: Sequence[Record]) -> Iterator[str]:

@@ -27,6 +27,7 @@ from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings
 from joulewise.core.records import Bundle
 from joulewise.core.settings import Settings, Usage
+from joulewise.core.statistics import quotient
 from joulewise.export.process import ProgramProcess
 from joulewise.meter.bill import Bill
 from joulewise.meter.interleave import Plan, interleave, ratio_of
@@ -38,7 +39,7 @@ from joulewise.workload.task import Outputs, task_of
 from joulewise.workload.workload import Workload as Opened
 from joulewise.workload.workload import open_workload
 
-__all__ = ["OURS", "Entry", "Record", "measure"]
+__all__ = ["OURS", "Entry", "Record", "Spent", "measure", "spent_until"]
 
 SCHEMA = "joulewise/record/field/1"
 
@@ -50,6 +51,19 @@ LONGEST_S = 3600.0
 """What an optimiser may take, s."""
 
 PythonOf = Callable[[str, Sequence[str]], Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a search had cost at some time.
+
+    Args:
+        cost_j: joules, net of idle.
+        seconds: the same as time.
+    """
+
+    cost_j: Interval
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +85,8 @@ class Entry:
         ours_ratio: joules of joulewise's version over those of this one; None for its own.
         cost_j: what making it took; of joulewise the whole run with its proof.
         seconds: the same as time.
+        reached: what joulewise's search had cost when it first had tried something as good, before
+            its proof; None where it never had, or the quality is not kept.
     """
 
     peer: str
@@ -87,6 +103,7 @@ class Entry:
     ours_ratio: Ratio | None = None
     cost_j: Interval | None = None
     seconds: float | None = None
+    reached: Spent | None = None
 
     def keeps(self, margin: float) -> bool:
         """Return whether the quality is certainly within the margin."""
@@ -197,7 +214,7 @@ def measure(
         say("taking turns")
         kept = {name: x for name, x in programs.items() if not name or entries[name].quality}
         taken = interleave(kept, open_meter, plan)
-    entries = _measured(entries, taken, bundle.confidence)
+    entries = _measured(entries, taken, bundle)
     baseline = taken[""]
     return Record(
         workload=name, title=workload.title, margin=settings.margin,
@@ -340,19 +357,43 @@ def _judged(
 
 
 def _measured(
-    entries: Mapping[str, Entry], taken: Mapping[str, Measurement], confidence: float
+    entries: Mapping[str, Entry], taken: Mapping[str, Measurement], bundle: Bundle
 ) -> dict[str, Entry]:
-    """Add joules and their ratios."""
+    """Add joules and their ratios, and when joulewise had as good."""
     baseline, ours, found = taken[""], taken[OURS], dict(entries)
     for name, measurement in taken.items():
-        if name:
-            found[name] = replace(
-                found[name],
-                item_j=measurement.net_j_per_item,
-                ratio=ratio_of(baseline, measurement, confidence),
-                ours_ratio=None if name == OURS else ratio_of(measurement, ours, confidence),
-            )
+        if not name:
+            continue
+        entry, ratio = found[name], ratio_of(baseline, measurement, bundle.confidence)
+        found[name] = replace(entry, item_j=measurement.net_j_per_item, ratio=ratio)
+        if name != OURS:
+            over = ratio_of(measurement, ours, bundle.confidence)
+            kept = ratio is not None and entry.keeps(bundle.margin)
+            reached = spent_until(bundle, ratio.sampling_high) if kept and ratio else None
+            found[name] = replace(found[name], ours_ratio=over, reached=reached)
     return found
+
+
+def spent_until(bundle: Bundle, ratio: float) -> Spent | None:
+    """Return what a search had cost when it had tried what needs no more joules; None if never.
+
+    Args:
+        bundle: of the search.
+        ratio: joules over those of the strongest lossless way.
+    """
+    (baseline,) = (trial.ratio for trial in bundle.trials if trial.recipe == bundle.baseline)
+    spent_j = [j for cause, j in bundle.ledger.stages_j.items() if cause == "preparation"]
+    seconds = bundle.ledger.seconds.get("preparation", 0.0)
+    for trial in bundle.trials:
+        spent_j += [] if trial.cost_j is None else [trial.cost_j]
+        seconds += trial.seconds or 0.0
+        found = trial.ratio if trial.state == "measured" else None
+        if found and baseline and quotient(found, baseline).value <= ratio:
+            low, central, high = (
+                sum(getattr(each, name) for each in spent_j) for name in ("low", "central", "high")
+            )
+            return Spent(cost_j=Interval(low=low, central=central, high=high), seconds=seconds)
+    return None
 
 
 def _opened(version: _Version, hold_out: Store, bundle: Bundle) -> ProgramProcess:

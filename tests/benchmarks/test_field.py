@@ -12,13 +12,14 @@ import pytest
 from benchmarks.field.__main__ import lines_of, main, short
 from benchmarks.field.environments import EnvironmentFailedError, python_of
 from benchmarks.field.page import PAGE, best_peer, page, plot, plot_scaling, records
-from benchmarks.field.run import OURS, Entry, Record, _plain, measure
+from benchmarks.field.run import OURS, Entry, Record, _plain, measure, spent_until
 from benchmarks.field.table import BEHIND, ENVIRONMENTS, PEERS, SHORT, WORKLOADS, Peer, Workload
 from joulewise.core.errors import InputError
 from joulewise.core.records import dump, load
 from joulewise.core.settings import Settings
 from joulewise.meter.interleave import Plan
 from tests.models import make_job, shorten_plans
+from tests.report.bundles import make_bundle
 
 ROOT = Path(__file__).parents[2]
 BRIEF = Plan(rounds=4, block_s=0.05, warm_up_s=0.1)
@@ -90,6 +91,22 @@ def test_a_bundle_of_other_items_is_refused(folder: Path, workload: Workload) ->
     other = replace(workload, settings=replace(workload.settings, seed=5))
     with pytest.raises(InputError, match="is of other items; delete it"):
         measure("tiny", other, {}, folder / "made", lambda _: None, BRIEF, here)
+
+
+def test_the_cost_until_as_good_counts_what_was_tried_before() -> None:
+    bundle = make_bundle()
+    ratios = [trial.ratio.value for trial in bundle.trials if trial.ratio is not None]
+    (baseline,) = (t.ratio for t in bundle.trials if t.recipe == bundle.baseline)
+    assert baseline is not None
+    first = spent_until(bundle, 1e6)
+    assert first is not None
+    assert first.seconds == bundle.trials[0].seconds
+    best = min(t.ratio.value for t in bundle.trials if t.state == "measured" and t.ratio)
+    later = spent_until(bundle, best / baseline.value * 1.0001)
+    assert later is not None
+    assert later.seconds > first.seconds
+    assert later.cost_j.central > first.cost_j.central
+    assert spent_until(bundle, 0.9 * min(ratios) / baseline.value) is None
 
 
 def test_an_environment_that_cannot_be_made_says_why(
