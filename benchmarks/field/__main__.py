@@ -10,7 +10,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.field.run import PLAN, Record, measure
+from benchmarks.field.run import PLAN, Record, make, measure
 from benchmarks.field.table import PEERS, SCALING, SCALING_PEERS, SHORT, WORKLOADS, Workload
 from joulewise.core.errors import JoulewiseError
 from joulewise.core.records import dump
@@ -49,10 +49,15 @@ def main(arguments: list[str] | None = None) -> None:
     size.add_argument("--short", action="store_true", help="two small ones, nothing learns")
     size.add_argument("--scaling", action="store_true", help="one model after the other grows")
     parser.add_argument("--folder", type=Path, help="keep models there, and go on from there")
+    parser.add_argument(
+        "--make", action="store_true", help="only make the models, in --folder, to measure later"
+    )
     parser.add_argument("-o", "--output", type=Path, help="write the records to this folder")
     asked = parser.parse_args(arguments)
     table = SCALING if asked.scaling else WORKLOADS
     names = asked.workloads or (SHORT if asked.short else list(table))
+    if asked.make and asked.folder is None:
+        parser.error("--make needs a --folder to keep the models in")
     unknown = [name for name in names if name not in table]
     if unknown:
         parser.error(f"there is no workload {unknown[0]!r}; choose from: {', '.join(table)}")
@@ -65,14 +70,15 @@ def main(arguments: list[str] | None = None) -> None:
     failed = False
     for name in names:
         workload = short(table[name]) if asked.short else table[name]
+        chosen = {peer: PEERS[peer] for peer in peers}
         try:
             with tempfile.TemporaryDirectory() as temporary:
-                record = measure(
-                    name, workload, {peer: PEERS[peer] for peer in peers},
-                    (asked.folder or Path(temporary)) / name,
-                    lambda line: print(line, file=sys.stderr, flush=True),
-                    SHORT_PLAN if asked.short else PLAN,
-                )  # fmt: skip
+                folder = (asked.folder or Path(temporary)) / name
+                if asked.make:
+                    make(workload, chosen, folder, _say)
+                    continue
+                plan = SHORT_PLAN if asked.short else PLAN
+                record = measure(name, workload, chosen, folder, _say, plan)
         except (JoulewiseError, OSError) as error:
             failed = True
             print(f"{parser.prog}: {name}: {error}", file=sys.stderr)
@@ -82,6 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n".join(lines_of(record)), flush=True)
     if failed:
         sys.exit(1)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

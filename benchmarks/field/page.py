@@ -31,7 +31,9 @@ its documentation says, with defaults where that leaves something open, in an en
 a time and on one thread, and take turns while joules are read. Optimisers of PyTorch models get the
 network as a module of torch's own layers, made from the ONNX file. `make bench WORKLOAD=demo` makes
 one of the records, `make bench` all of them; `make bench SHORT=1` is a short look at two, where
-nothing learns.
+nothing learns. Where it says that versions were made on one CPU, two workloads were at work side by
+side, each on a CPU of its own (`taskset -c 0 python -m benchmarks.field WORKLOAD --make --folder
+DIR`); what they cost was then measured with nothing else running.
 
 Joules are told over those of the strongest lossless way to run the original, with the whole 95 %
 interval, band of the sensor included; so 1 is what choosing runtime and threads alone gives. A
@@ -72,7 +74,8 @@ def _workload(record: Record) -> Iterator[str]:
     yield f"## {record.title}\n"
     yield (
         f"{record.held_out:,} held-out items, margin {100 * record.margin:g} points, joulewise "
-        f"{taught}; {host.short}, {record.sensor.name}, grade {record.sensor.grade}. The "
+        f"{taught}; {host.short}, {record.sensor.name}, grade {record.sensor.grade}; "
+        f"versions made on {_cpus(record.made_cpus or host.logical_cpus)}. The "
         f"strongest lossless way is `{record.baseline}`; joulewise chose `{record.recipe}`.\n"
     )
     yield "| | joules | quality, points | | joulewise over it | making it |"
@@ -80,6 +83,10 @@ def _workload(record: Record) -> Iterator[str]:
     for entry in record.entries:
         yield _row(entry, record.margin)
     yield ""
+
+
+def _cpus(count: int) -> str:
+    return "one CPU" if count == 1 else f"{count} CPUs"
 
 
 def _row(entry: Entry, margin: float) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from joulewise.core.energy import Interval, Measurement, Sensor
 from joulewise.core.errors import InputError, ProgramError
 from joulewise.core.host import read_host
 from joulewise.core.recipe import Recipe, RunSettings
-from joulewise.core.records import Bundle
+from joulewise.core.records import Bundle, dump, load
 from joulewise.core.settings import Settings, Usage
 from joulewise.core.statistics import quotient
 from joulewise.export.process import ProgramProcess
@@ -39,13 +40,13 @@ from joulewise.workload.task import Outputs, task_of
 from joulewise.workload.workload import Workload as Opened
 from joulewise.workload.workload import open_workload
 
-__all__ = ["OURS", "Entry", "Record", "Spent", "measure", "spent_until"]
+__all__ = ["OURS", "Entry", "Record", "Spent", "make", "measure", "spent_until"]
 
 SCHEMA = "joulewise/record/field/1"
 
 OURS = "joulewise"
 
-PLAN = Plan(rounds=20, block_s=0.25)
+PLAN = Plan(rounds=12, block_s=0.25)
 
 LONGEST_S = 3600.0
 """What an optimiser may take, s."""
@@ -132,6 +133,8 @@ class Record:
         sensor: what gave the joules.
         recipe: what joulewise chose.
         taught: whether joulewise had items to learn from.
+        made_cpus: CPUs that joulewise had while it searched, and others while they made their
+            versions; None in older records: all of the host's.
         entries: joulewise first.
         conditions: machine, versions, load.
     """
@@ -149,6 +152,7 @@ class Record:
     sensor: Sensor
     recipe: Recipe
     taught: bool
+    made_cpus: int | None = None
     entries: tuple[Entry, ...]
     conditions: Conditions
 
@@ -160,6 +164,25 @@ class _Version:
     path: Path
     run: RunSettings
     python: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """What an optimiser made, to go on from where a run was cut off."""
+
+    asked: Asked
+    made: Made
+    entry: Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class _All:
+    """What all have made of a model: by name, "" for the strongest lossless way to run it."""
+
+    bundle: Bundle
+    hold_out: Store
+    entries: Mapping[str, Entry]
+    versions: Mapping[str, _Version]
 
 
 def measure(
@@ -177,7 +200,7 @@ def measure(
         name: of the workload.
         workload: the model and its items.
         peers: by name.
-        folder: for what is made; joulewise's bundle is used again where it is there.
+        folder: for what is made; what is there already is used again.
         say: told of every step.
         plan: how long is measured.
         python: gives the interpreter of an environment.
@@ -185,8 +208,54 @@ def measure(
     Raises:
         JoulewiseError: joulewise itself fails, or the data cannot be read.
     """
-    load_before, settings, model = os.getloadavg(), workload.settings, workload.model()
-    open_meter = meter_opener(settings.meter, read_host())
+    load_before, open_meter = os.getloadavg(), meter_opener(workload.settings.meter, read_host())
+    made = make(workload, peers, folder, say, python)
+    bundle, entries = made.bundle, dict(made.entries)
+    say("answering")
+    with ExitStack() as stack:
+        programs, answers, found = _answered(made, folder, stack)
+        entries |= {name: _failed(entries[name], reason) for name, reason in found.items()}
+        entries = _judged(entries, answers, bundle, made.hold_out)
+        say("taking turns")
+        kept = {name: x for name, x in programs.items() if not name or entries[name].quality}
+        taken = interleave(kept, open_meter, plan)
+    entries = _measured(entries, taken, bundle)
+    baseline = taken[""]
+    return Record(
+        workload=name, title=workload.title, margin=workload.settings.margin,
+        batch_items=workload.batch_items,
+        items=sum(split.items for split in bundle.workload.splits.values()),
+        held_out=made.hold_out.items, baseline=bundle.baseline,
+        baseline_item_j=baseline.net_j_per_item, size_bytes=_size(made.versions[""].path),
+        sensor=baseline.sensor, recipe=bundle.recipe, taught=workload.train is not None,
+        made_cpus=bundle.host.logical_cpus, entries=tuple(entries.values()),
+        conditions=conditions_since(load_before),
+    )  # fmt: skip
+
+
+def make(
+    workload: Workload,
+    peers: Mapping[str, Peer],
+    folder: Path,
+    say: Callable[[str], None],
+    python: PythonOf = python_of,
+) -> _All:
+    """Have all optimisers make their versions of a model.
+
+    What was made in `folder` before, of the same items and terms, is not made again; what failed
+    is tried again.
+
+    Args:
+        workload: the model and its items.
+        peers: by name.
+        folder: for what is made.
+        say: told of every step.
+        python: gives the interpreter of an environment.
+
+    Raises:
+        JoulewiseError: joulewise itself fails, or the data cannot be read.
+    """
+    settings, model = workload.settings, workload.model()
     say("joulewise")
     bundle = _bundle(workload, model, folder / OURS)
     usage = Usage(batch_items=workload.batch_items)
@@ -199,32 +268,14 @@ def measure(
         OURS: _Version(path=folder / OURS / bundle.artifact.main, run=bundle.recipe.run),
     }
     entries = {OURS: _of_ours(bundle)}
-    bill = Bill(open_meter([os.getpid()]))
+    bill = Bill(meter_opener(settings.meter, read_host())([os.getpid()]))
     for peer, known in peers.items():
         say(peer)
         asked = _asked(opened, bundle.workload.metric, settings, folder / peer)
         entries[peer], made = _made(peer, known, asked, bill, python)
         if made is not None:
             versions[peer] = made
-    say("answering")
-    with ExitStack() as stack:
-        programs, answers, found = _answered(versions, bundle, hold_out, folder, stack)
-        entries |= {name: _failed(entries[name], reason) for name, reason in found.items()}
-        entries = _judged(entries, answers, bundle, hold_out)
-        say("taking turns")
-        kept = {name: x for name, x in programs.items() if not name or entries[name].quality}
-        taken = interleave(kept, open_meter, plan)
-    entries = _measured(entries, taken, bundle)
-    baseline = taken[""]
-    return Record(
-        workload=name, title=workload.title, margin=settings.margin,
-        batch_items=workload.batch_items,
-        items=sum(split.items for split in bundle.workload.splits.values()),
-        held_out=hold_out.items, baseline=bundle.baseline,
-        baseline_item_j=baseline.net_j_per_item, size_bytes=_size(model), sensor=baseline.sensor,
-        recipe=bundle.recipe, taught=workload.train is not None, entries=tuple(entries.values()),
-        conditions=conditions_since(load_before),
-    )  # fmt: skip
+    return _All(bundle=bundle, hold_out=hold_out, entries=entries, versions=versions)
 
 
 def _bundle(workload: Workload, model: Path, folder: Path) -> Bundle:
@@ -267,23 +318,39 @@ def _asked(opened: Opened, metric: str, settings: Settings, output: Path) -> Ask
 def _made(
     name: str, peer: Peer, asked: Asked, bill: Bill, python: PythonOf
 ) -> tuple[Entry, _Version | None]:
-    """Have an optimiser make its version, in its own environment."""
-    shutil.rmtree(asked.output, ignore_errors=True)
-    Path(asked.output).mkdir(parents=True)
-    entry = Entry(peer=name, title=peer.title, state="measured", versions={})
+    """Have an optimiser make its version, in its own environment, unless it has done so before."""
+    notes = Path(f"{asked.output}.json")
     try:
         interpreter = python(peer.environment, ENVIRONMENTS[peer.environment])
-        with bill.stage(name):
-            answer = _answer(interpreter, peer, asked)
+        kept = load(_Kept, notes) if notes.exists() else None
+        if kept is None or kept.asked != asked:
+            kept = _made_anew(name, peer, asked, bill, interpreter)
+            dump(kept, notes)
     except (EnvironmentFailedError, ProgramError, TimeoutError) as error:
+        entry = Entry(peer=name, title=peer.title, state="measured", versions={})
         return _failed(entry, error), None
+    entry = replace(kept.entry, title=peer.title)
+    run = RunSettings(runtime=kept.made.runtime, threads=1)
+    return entry, _Version(path=Path(kept.made.main), run=run, python=interpreter)
+
+
+def _made_anew(name: str, peer: Peer, asked: Asked, bill: Bill, interpreter: Path) -> _Kept:
+    shutil.rmtree(asked.output, ignore_errors=True)
+    Path(asked.output).mkdir(parents=True)
+    with bill.stage(name):
+        answer = _answer(interpreter, peer, asked)
     made = msgspec.convert(answer, Made)
-    run = RunSettings(runtime=made.runtime, threads=1)
-    entry = replace(
-        entry, versions=made.versions, run=run, size_bytes=_size(Path(made.main)),
-        cost_j=bill.stages_j[name], seconds=bill.seconds[name],
-    )  # fmt: skip
-    return entry, _Version(path=Path(made.main), run=run, python=interpreter)
+    entry = Entry(
+        peer=name,
+        title=peer.title,
+        state="measured",
+        versions=made.versions,
+        run=RunSettings(runtime=made.runtime, threads=1),
+        size_bytes=_size(Path(made.main)),
+        cost_j=bill.stages_j[name],
+        seconds=bill.seconds[name],
+    )
+    return _Kept(asked=asked, made=made, entry=entry)
 
 
 def _answer(python: Path, peer: Peer, asked: Asked) -> object:
@@ -311,26 +378,38 @@ def _size(main: Path) -> int:
 
 
 def _answered(
-    versions: Mapping[str, _Version],
-    bundle: Bundle,
-    hold_out: Store,
-    folder: Path,
-    stack: ExitStack,
+    made: _All, folder: Path, stack: ExitStack
 ) -> tuple[dict[str, ProgramProcess], dict[str, Outputs], dict[str, ProgramError]]:
-    """Open all versions and have them answer; return those that can, their answers, and why not."""
+    """Open all versions and have them answer; return those that can, their answers, and why not.
+
+    As many answer at once as there are CPUs, as nothing is measured meanwhile. All are opened by
+    this thread: a program ends with the thread that started it.
+    """
     programs: dict[str, ProgramProcess] = {}
     answers: dict[str, Outputs] = {}
     failures: dict[str, ProgramError] = {}
-    for number, (name, version) in enumerate(versions.items()):
+    for name, version in made.versions.items():
         try:
-            program = stack.enter_context(_opened(version, hold_out, bundle))
-            answers[name] = program.predict(hold_out, folder / f"answers-{number}")
+            programs[name] = stack.enter_context(_opened(version, made.hold_out, made.bundle))
         except ProgramError as error:
-            if name in ("", OURS):
-                raise
             failures[name] = error
-        else:
-            programs[name] = program
+
+    def predict(name: str) -> Outputs | ProgramError:
+        try:
+            return programs[name].predict(made.hold_out, folder / f"answers-{name}")
+        except ProgramError as error:
+            return error
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for name, found in zip(list(programs), pool.map(predict, list(programs)), strict=True):
+            if isinstance(found, ProgramError):
+                failures[name] = found
+                del programs[name]
+            else:
+                answers[name] = found
+    for name in ("", OURS):
+        if name in failures:
+            raise failures[name]
     return programs, answers, failures
 
 

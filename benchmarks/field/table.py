@@ -288,6 +288,18 @@ def _voices() -> Path:
     return voices.model()
 
 
+def _smollm() -> Path:
+    from tests.workloads import smollm
+
+    return smollm.model()
+
+
+def _pages() -> Path:
+    from tests.workloads import pages
+
+    return pages.model()
+
+
 def _pictures() -> Path:
     from tests.workloads import pictures
 
@@ -354,6 +366,12 @@ WORKLOADS: Mapping[str, Workload] = {
         model=_text_angle,
         data="tests.workloads.text_angle:items",
     ),
+    "pages": Workload(
+        title="PP-OCRv4, text on PDF pages",
+        model=_pages,
+        data="tests.workloads.pages:items",
+        settings=Settings(task="values", margin=0.1),
+    ),
     "file-types": Workload(
         title="Magika, type of a file",
         model=_file_types,
@@ -365,6 +383,12 @@ WORKLOADS: Mapping[str, Workload] = {
         data="tests.workloads.letters:items",
         train="tests.workloads.letters:lessons",
         settings=Settings(epochs=20),
+    ),
+    "smollm": Workload(
+        title="SmolLM2-135M, the next token",
+        model=_smollm,
+        data="tests.workloads.smollm:items",
+        settings=Settings(margin=0.05, proposals=0),
     ),
     "watch": Workload(
         title="Exercises of a watch's wearer, convolutions along time",

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.field.__main__ import lines_of, main, short
 from benchmarks.field.environments import EnvironmentFailedError, python_of
 from benchmarks.field.page import PAGE, best_peer, page, plot, plot_scaling, records
-from benchmarks.field.run import OURS, Entry, Record, _plain, measure, spent_until
+from benchmarks.field.run import OURS, Entry, Record, _plain, make, measure, spent_until
 from benchmarks.field.table import BEHIND, ENVIRONMENTS, PEERS, SHORT, WORKLOADS, Peer, Workload
 from joulewise.core.errors import InputError
 from joulewise.core.records import dump, load
@@ -93,6 +93,19 @@ def test_a_bundle_of_other_items_is_refused(folder: Path, workload: Workload) ->
         measure("tiny", other, {}, folder / "made", lambda _: None, BRIEF, here)
 
 
+@pytest.mark.slow
+def test_what_was_made_is_not_made_again(record: Record, folder: Path, workload: Workload) -> None:
+    """Even by a module that is gone; with other terms it is asked again."""
+    gone = {name: replace(PEERS[name], module="no_such_module") for name in RUN[:2]}
+    again = make(workload, gone, folder / "made", lambda _: None, here).entries
+    for name in gone:
+        (before,) = (entry for entry in record.entries if entry.peer == name)
+        assert (again[name].state, again[name].seconds) == ("measured", before.seconds)
+    other = replace(workload, settings=replace(workload.settings, epochs=7))
+    changed = make(other, gone, folder / "made", lambda _: None, here).entries
+    assert all(changed[name].state == "failed" for name in gone)
+
+
 def test_the_cost_until_as_good_counts_what_was_tried_before() -> None:
     bundle = make_bundle()
     ratios = [trial.ratio.value for trial in bundle.trials if trial.ratio is not None]
@@ -129,6 +142,12 @@ def test_a_workload_that_is_unknown_says_which_there_are(
     with pytest.raises(SystemExit):
         main(["no-such-workload"])
     assert "there is no workload 'no-such-workload'; choose from: demo" in capsys.readouterr().err
+
+
+def test_what_is_only_made_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--make"])
+    assert "--make needs a --folder" in capsys.readouterr().err
 
 
 def test_the_short_comparison_teaches_nothing() -> None:

@@ -45,7 +45,10 @@ def test_file_types_keep_their_answers(tmp_path: Path) -> None:
 
 
 def test_text_angle_gains_from_the_runtime_at_most(tmp_path: Path) -> None:
-    """No int8 variant pays on the PP-OCR angle classifier; each loser is told why."""
+    """No int8 variant pays on the PP-OCR angle classifier; each loser is told why.
+
+    On LiteRT, converted, its float arithmetic costs about as much as on the best runtime.
+    """
     bundle = joulewise.optimize(
         text_angle.model(), "tests.workloads.text_angle:items", tmp_path / "out",
         settings=USUAL,
@@ -53,9 +56,10 @@ def test_text_angle_gains_from_the_runtime_at_most(tmp_path: Path) -> None:
     assert bundle.workload.metric == "top1"
     assert not bundle.recipe.steps
     changed = [trial for trial in bundle.trials if trial.recipe.steps]
-    assert len(changed) >= 5
     assert all(trial.reason for trial in changed)
-    assert all(trial.state == "rejected" for trial in changed if trial.ratio is not None)
+    own = [trial for trial in changed if trial.recipe.run.runtime != "litert"]
+    assert len(own) >= 5
+    assert all(trial.state == "rejected" for trial in own if trial.ratio is not None)
 
 
 def test_int8_keeps_the_vectors_of_sentences(tmp_path: Path) -> None:

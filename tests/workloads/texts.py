@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from tests.workloads import sentences
+from tests.workloads import sentences, time_series
 from tests.workloads.packages import cache_folder, member
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def _classifier(lessons: Items, labels: npt.NDArray[np.int64]) -> nn.Module:
         rows = order[start : start + BATCH_ITEMS]
         longest = lengths[rows].max()
         batch = {key: torch.from_numpy(value[rows, :longest]) for key, value in lessons.items()}
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = torch.autocast("cpu", torch.bfloat16, enabled=time_series.computes_bf16())
+        with torch.no_grad(), rough:
             vectors.append(classifier.pooled(**batch).float())
         print(f"{start + len(rows)} of {len(order)} texts", file=sys.stderr)
     _fit(classifier.head, torch.cat(vectors), torch.from_numpy(labels[order]))

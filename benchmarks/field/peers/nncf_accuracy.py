@@ -1,14 +1,15 @@
 """NNCF's quantization with accuracy control: layers go back to float until the loss is small.
 
 The measure of quality is that of the job: accuracy where there are labels, else agreement with the
-original, or for vectors the mean cosine to the original's; `max_drop` is the margin.
+original, for values within 5 %, or for vectors the mean cosine to the original's; `max_drop` is the
+margin.
 
 Source: NNCF documentation, "Quantizing with accuracy control", OpenVINO.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from benchmarks.field.contract import Asked
 from joulewise.workload.store import open_store
+from joulewise.workload.task import AGREEMENT_TOLERANCE_RATIO
 
 RUNTIME = "openvino"
 
@@ -31,7 +33,7 @@ def optimize(asked: Asked) -> Path:
     compiled = openvino.compile_model(model, "CPU")
     batches = list(validate.batches(1))
     first = [compiled(batch)[0][0] for batch in batches]
-    score = _cosine if asked.metric.startswith("neighbour") else _same_class
+    score = SCORES.get(asked.metric.partition(" ")[0], _same_class)
     if validate.labels is not None and score is _same_class:
         first = list(validate.labels)
 
@@ -55,5 +57,15 @@ def _same_class(scores: Any, right: Any) -> bool:  # noqa: ANN401
     return bool(np.argmax(scores) == (right if np.ndim(right) == 0 else np.argmax(right)))
 
 
+def _same_values(values: Any, right: Any) -> bool:  # noqa: ANN401
+    """Return whether values are near the original's (`joulewise.workload.task.score_values`)."""
+    off = float(np.linalg.norm(values - right) / np.linalg.norm(right))
+    return off <= AGREEMENT_TOLERANCE_RATIO
+
+
 def _cosine(vector: Any, right: Any) -> float:  # noqa: ANN401
     return float(vector @ right / (np.linalg.norm(vector) * np.linalg.norm(right)))
+
+
+SCORES: Mapping[str, Callable[[Any, Any], float]] = {"neighbour": _cosine, "values": _same_values}
+"""First word of the metric -> quality of an answer; else the class counts."""

@@ -2,7 +2,8 @@
 
 The search and the metrics are those of the documentation's examples: a few points of TPE, accuracy
 first, which may fall by the margin, then latency. What is right is what the labels say, else the
-original; of vectors the class is the nearest other item of the original's vectors.
+original; of vectors the class is the nearest other item of the original's vectors, of values the
+item itself where they are within 5 % of the original's, and nothing else.
 
 Olive 0.13 leaves the documentation in three places: custom metrics end with an error, so does an
 evaluator without a type, and the sampler's `max_samples` and `seed` are lost, so that it would try
@@ -25,6 +26,7 @@ import numpy as np
 from benchmarks.field.contract import Asked
 from joulewise.workload.neighbours import nearest
 from joulewise.workload.store import Store, open_store
+from joulewise.workload.task import AGREEMENT_TOLERANCE_RATIO
 
 RUNTIME = "onnxruntime"
 
@@ -112,12 +114,14 @@ def _register(asked: Asked) -> int:
     from olive.data.registry import Registry
 
     first, vectors = _scores(asked), asked.metric.startswith("neighbour")
-    original = torch.nn.functional.normalize(torch.from_numpy(first))
+    values = asked.metric == "values"
+    given = torch.from_numpy(first.reshape(len(first), -1))
+    original = torch.nn.functional.normalize(given)
 
     @Registry.register_dataset()  # type: ignore[untyped-decorator]
     def items(data_dir: str) -> list[tuple[dict[str, Any], int]]:
         store = open_store(Path(data_dir))
-        right = _right(store, first, vectors=vectors) if data_dir == asked.validate else None
+        right = _right(store, first, asked.metric) if data_dir == asked.validate else None
         return [
             ({name: x[0] for name, x in batch.items()}, 0 if right is None else int(right[row]))
             for row, batch in enumerate(store.batches(1))
@@ -125,15 +129,23 @@ def _register(asked: Asked) -> int:
 
     @Registry.register_post_process()  # type: ignore[untyped-decorator]
     def answers(outputs: Any) -> Any:  # noqa: ANN401
+        if values:
+            off, item = torch.cdist(outputs.flatten(1), given).min(1)
+            near = off <= AGREEMENT_TOLERANCE_RATIO * given[item].norm(dim=1)
+            return torch.where(near, item, len(given))
         if not vectors:
             return outputs.argmax(1)
         return (outputs @ original.T).topk(2).indices[:, 1]  # nearest is the item itself
 
+    if values:
+        return len(first) + 1
     return len(first) if vectors else first.shape[1]
 
 
-def _right(store: Store, first: Any, *, vectors: bool) -> Any:  # noqa: ANN401
-    if vectors:
+def _right(store: Store, first: Any, metric: str) -> Any:  # noqa: ANN401
+    if metric == "values":
+        return np.arange(len(first))
+    if metric.startswith("neighbour"):
         return nearest(first)
     return first.argmax(1) if store.labels is None else store.labels
 
