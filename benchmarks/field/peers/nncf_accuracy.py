@@ -21,6 +21,9 @@ from joulewise.workload.task import AGREEMENT_TOLERANCE_RATIO
 
 RUNTIME = "openvino"
 
+Score = Callable[[Any, Any], float]
+"""Quality of an answer, given the right one."""
+
 
 def optimize(asked: Asked) -> Path:
     """Write ``model.xml`` and ``model.bin``."""
@@ -33,7 +36,7 @@ def optimize(asked: Asked) -> Path:
     compiled = openvino.compile_model(model, "CPU")
     batches = list(validate.batches(1))
     first = [compiled(batch)[0][0] for batch in batches]
-    score = SCORES.get(asked.metric.partition(" ")[0], _same_class)
+    score: Score = SCORES.get(asked.metric.partition(" ")[0], _same_class)
     if validate.labels is not None and score is _same_class:
         first = list(validate.labels)
 
@@ -67,5 +70,5 @@ def _cosine(vector: Any, right: Any) -> float:  # noqa: ANN401
     return float(vector @ right / (np.linalg.norm(vector) * np.linalg.norm(right)))
 
 
-SCORES: Mapping[str, Callable[[Any, Any], float]] = {"neighbour": _cosine, "values": _same_values}
+SCORES: Mapping[str, Score] = {"neighbour": _cosine, "values": _same_values}
 """First word of the metric -> quality of an answer; else the class counts."""
