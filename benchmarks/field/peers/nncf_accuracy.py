@@ -36,8 +36,9 @@ def optimize(asked: Asked) -> Path:
     compiled = openvino.compile_model(model, "CPU")
     batches = list(validate.batches(1))
     first = [compiled(batch)[0][0] for batch in batches]
-    score: Score = SCORES.get(asked.metric.partition(" ")[0], _same_class)
-    if validate.labels is not None and score is _same_class:
+    kind = asked.metric.partition(" ")[0]
+    score: Score = SCORES.get(kind, _same_class)
+    if validate.labels is not None and kind not in SCORES:
         first = list(validate.labels)
 
     def quality(candidate: Any, items: Iterable[Any]) -> float:  # noqa: ANN401
