@@ -21,16 +21,16 @@ check: .venv/developing  ## lint, types and layers
 slow: .venv/developing  ## the tests on real models, minutes each
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
-bench: .venv/developing  ## optimisers side by side, hours; WORKLOAD="demo r8" PEER="nncf olive" some of them, SHORT=1 a short look
-	$(BIN)/python -m benchmarks.field $(WORKLOAD) $(if $(PEER),--peers $(PEER)) $(if $(SHORT),--short,-o records)
+bench: .venv/developing  ## optimisers side by side, hours; WORKLOAD="demo r8" PEER="nncf olive" some of them, SHORT=1 a short look; what was made is kept in out-field, to go on from there
+	$(BIN)/python -m benchmarks.field $(WORKLOAD) $(if $(PEER),--peers $(PEER)) $(if $(SHORT),--short,--folder out-field -o records)
 	$(if $(SHORT),,$(BIN)/python -m benchmarks.field.page)
 
 scaling: .venv/developing  ## what batch, model and data cost us and others that search
-	$(BIN)/python -m benchmarks.field --scaling -o records
+	$(BIN)/python -m benchmarks.field --scaling --folder out-field -o records
 	$(BIN)/python -m benchmarks.field.page
 
 clean:  ## remove the environment and what tools left behind
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv out-field .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -70,7 +70,7 @@ CONNECT_S = 5.0
 POLL_S = 1.0
 """Longest wait for news before workers that start too slowly are looked for, s."""
 
-SWEEP_S = 5.0
+SWEEP_S = 15.0
 """Longest wait for nodes to remove the files of the run, s."""
 
 THREADS = "OMP_NUM_THREADS"
