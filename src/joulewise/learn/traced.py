@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-
-if TYPE_CHECKING:
-    from torch.fx import GraphModule
+from torch.fx.node import map_arg
 
 __all__ = ["traced"]
 
@@ -26,10 +27,40 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
     """
     with torch.no_grad():
         flat = make_fx(network, pre_dispatch=True)(*example)
+    _fold_whole_numbers(flat)
     _use_plain_numbers(flat)
     flat.graph.eliminate_dead_code()
     flat.recompile()
     return flat.eval()
+
+
+def _fold_whole_numbers(flat: GraphModule) -> None:
+    """Put a constant where whole numbers or truth values do not depend on what comes in.
+
+    Such are places to gather from, which a graph of fixed shape knows; LiteRT Torch, for one, gives
+    them different widths on their way and then refuses to put them together.
+    """
+    known: dict[Node, Any] = {}
+    for node in list(flat.graph.nodes):
+        if node.op == "get_attr":
+            known[node] = attrgetter(node.target)(flat)
+        pure = isinstance(node.target, OpOverload) and not node.target._schema.is_mutable  # noqa: SLF001
+        if not pure or not all(each in known for each in node.all_input_nodes):
+            continue
+        arguments, named = map_arg((node.args, node.kwargs), known.__getitem__)
+        value = known[node] = node.target(*arguments, **named)
+        if isinstance(value, Tensor) and not value.is_floating_point():
+            known[_put_constant(flat, node, value)] = value
+
+
+def _put_constant(flat: GraphModule, node: Node, value: Tensor) -> Node:
+    name = f"_folded_{node.name}"
+    flat.register_buffer(name, value.contiguous())
+    with flat.graph.inserting_before(node):
+        constant = flat.graph.get_attr(name)
+    constant.meta = dict(node.meta)
+    node.replace_all_uses_with(constant)
+    return constant
 
 
 def _use_plain_numbers(flat: Any) -> None:  # noqa: ANN401
