@@ -15,7 +15,7 @@ from joulewise.core.records import load
 from joulewise.report.plots import altair
 from joulewise.report.text import joules, seconds
 
-__all__ = ["page", "plot", "plot_scaling", "records"]
+__all__ = ["in_short", "page", "plot", "plot_scaling", "records"]
 
 PAGE = ROOT / "docs" / "field.md"
 
@@ -52,6 +52,14 @@ learns here. `make scaling` makes the records (`records/scaling-*.json`).
 
 ![joules and seconds of the search](scaling.svg)
 """
+
+WORDS = {
+    "ahead": "ahead",
+    "tied": "tied",
+    "tied; behind but for the band of the sensor": "tied, but behind but for the sensor's band",
+    "**behind**": "behind",
+}
+"""Places in the table -> in a sentence."""
 
 AXES = {"batch": "items per call", "items": "items given", "width": "channels, %"}
 
@@ -125,29 +133,52 @@ def best_peer(record: Record) -> Entry | None:
     return record.entries[min(kept)[1]] if kept else None
 
 
+def in_short(found: Sequence[Record]) -> str:
+    """Return a paragraph for the README."""
+    places = [place_of(record) for record in found]
+    counts = [f"{places.count(place)} {word}" for place, word in WORDS.items() if place in places]
+    means = [
+        f"{mean:.2f} on the {number} with items to learn from"
+        if taught
+        else f"{mean:.2f} on the {number} without"
+        for taught, mean, number in _means(found)
+    ]
+    others = [(r, e) for r in found for e in r.entries if e.peer != OURS and e.state == "measured"]
+    worse = sum(entry.harms(record.margin) for record, entry in others)
+    return (
+        f"On {len(found)} workloads, compared with whichever other way that keeps the quality "
+        f"needs the fewest joules: {', '.join(counts)}. The geometric mean of joulewise's joules "
+        f"over those of that way is {' and '.join(means)}. Of the {len(others)} models that the "
+        f"others gave back {100 * worse / len(others):.0f} % are worse than what went in: "
+        "certainly more joules, or quality that is not certainly within the margin."
+    )
+
+
+def _means(found: Sequence[Record]) -> Iterator[tuple[bool, float, int]]:
+    """Yield the geometric mean over the best peer and of how many, with and without lessons."""
+    for taught in (True, False):
+        best = [best_peer(record) for record in found if record.taught is taught]
+        over = [each.ours_ratio.value for each in best if each and each.ours_ratio]
+        if over:
+            yield taught, math.exp(sum(map(math.log, over)) / len(over)), len(over)
+
+
 def _summary(found: Sequence[Record]) -> Iterator[str]:
     yield "## In all\n"
     yield "| | best other that keeps the quality | joulewise over it | |"
     yield "|---|---|---|---|"
-    ratios = []
     for record in found:
-        best = best_peer(record)
-        if best is None or best.ours_ratio is None:
-            yield f"| {record.title} | none | | ahead |"
-            continue
-        ratios.append((record.taught, best.ours_ratio.value))
-        place = _place(best.ours_ratio)
-        yield f"| {record.title} | {best.title} | {_words(best.ours_ratio)} | {place} |"
+        best, place = best_peer(record), place_of(record)
+        title, over = ("none", "") if best is None else (best.title, _words(best.ours_ratio))
+        yield f"| {record.title} | {title} | {over} | {place} |"
     yield ""
     for record in found:
         if record.workload in BEHIND:
             yield f"- {record.title}: {BEHIND[record.workload]}"
     yield ""
-    for taught, words in ((True, "with"), (False, "without")):
-        some = [ratio for had, ratio in ratios if had is taught]
-        if some:
-            mean = math.exp(sum(map(math.log, some)) / len(some))
-            yield f"Geometric mean {words} items to learn from: {mean:.3f}, of {len(some)}.\n"
+    for taught, mean, number in _means(found):
+        words = "with" if taught else "without"
+        yield f"Geometric mean {words} items to learn from: {mean:.3f}, of {number}.\n"
     yield "How often what comes back is worse than what went in:\n"
     yield "| | worse | failed | of |"
     yield "|---|---|---|---|"
@@ -165,9 +196,11 @@ def _summary(found: Sequence[Record]) -> Iterator[str]:
     yield ""
 
 
-def _place(ours: Ratio) -> str:
+def place_of(record: Record) -> str:
     """Return where joulewise stands: tied where the interval, the sensor's band included, has 1."""
-    if ours.high < 1:
+    best = best_peer(record)
+    ours = None if best is None else best.ours_ratio
+    if ours is None or ours.high < 1:
         return "ahead"
     if ours.low > 1:
         return "**behind**"

@@ -5,14 +5,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import nncf
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from joulewise.compress.material import Material
+from joulewise.compress.nncf_int8 import model_type_of
 from joulewise.compress.passes import PASSES
 from joulewise.compress.process import apply_step
 from joulewise.compress.ranges import observe
@@ -27,6 +30,7 @@ from joulewise.core.errors import InputError, MissingExtraError, PassError, Usag
 from joulewise.core.recipe import Step
 from joulewise.testing import models
 from joulewise.workload.store import Store, write_store
+from tests.learn.graphs import attention
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -302,6 +306,13 @@ def test_a_quantized_model_is_refused(tmp_path: Path, first: str, again: str) ->
     (made,) = PASSES.load(first)().apply(model, given, tmp_path / "one")
     with pytest.raises(PassError, match="is quantized already"):
         PASSES.load(again)().apply(tmp_path / "one" / made, given, tmp_path / "two")
+
+
+def test_nncf_is_told_of_attention(conv: Path, tmp_path: Path) -> None:
+    read = openvino.Core().read_model
+    assert model_type_of(read(conv)) is None
+    encoder = attention(tmp_path / "encoder.onnx")
+    assert model_type_of(read(encoder)) == nncf.ModelType.TRANSFORMER
 
 
 def test_unknown_parameter_is_an_error_of_the_pass(conv: Path, items: Store) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.field.contract import Asked
+from joulewise.compress.nncf_int8 import model_type_of
 from joulewise.workload.store import open_store
 from joulewise.workload.task import AGREEMENT_TOLERANCE_RATIO
 
@@ -51,6 +52,7 @@ def optimize(asked: Asked) -> Path:
         numbered,
         quality,
         max_drop=asked.margin,
+        model_type=model_type_of(model),
     )
     openvino.save_model(quantized, target)
     return target
