@@ -273,7 +273,9 @@ def make(
         say(peer)
         asked = _asked(opened, bundle.workload.metric, settings, folder / peer)
         entries[peer], made = _made(peer, known, asked, bill, python)
-        if made is not None:
+        if made is None:
+            say(f"{peer} failed: {entries[peer].reason}")
+        else:
             versions[peer] = made
     return _All(bundle=bundle, hold_out=hold_out, entries=entries, versions=versions)
 

@@ -11,7 +11,16 @@ import pytest
 
 from benchmarks.field.__main__ import lines_of, main, short
 from benchmarks.field.environments import EnvironmentFailedError, python_of
-from benchmarks.field.page import PAGE, best_peer, page, plot, plot_scaling, records
+from benchmarks.field.page import (
+    PAGE,
+    best_peer,
+    in_short,
+    page,
+    place_of,
+    plot,
+    plot_scaling,
+    records,
+)
 from benchmarks.field.run import OURS, Entry, Record, _plain, make, measure, spent_until
 from benchmarks.field.table import BEHIND, ENVIRONMENTS, PEERS, SHORT, WORKLOADS, Peer, Workload
 from joulewise.core.errors import InputError
@@ -193,6 +202,13 @@ def test_where_another_way_is_cheaper_the_page_says_why(found: Record) -> None:
     best = best_peer(found)
     behind = best is not None and best.ours_ratio is not None and best.ours_ratio.sampling_low > 1
     assert behind == (found.workload in BEHIND)
+    assert behind == ("behind" in place_of(found))
+
+
+@pytest.mark.skipif(not RECORDS, reason="no records yet")
+def test_the_readme_tells_what_the_records_tell() -> None:
+    words = " ".join((ROOT / "README.md").read_text().split())
+    assert in_short(RECORDS) in words
 
 
 def entry(**changes: object) -> Entry:

@@ -15,6 +15,7 @@ from joulewise.demo import DATA, MODEL
 from joulewise.learn.graph import attributes_of
 from joulewise.learn.network import Network, check_same, open_network, save_network
 from joulewise.learn.operators import OPERATORS
+from joulewise.learn.session import open_session
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RANDOM = np.random.default_rng(0)
@@ -157,8 +158,45 @@ def test_operators_mean_what_the_reference_says(
 
 def test_every_operator_has_a_case() -> None:
     """The few without one give several outputs, need newer references, or are not of ONNX."""
-    known = {"Dropout", "FakeQuantize", "RMSNormalization", "Split", "TopK"}
+    known = {"Dropout", "FakeQuantize", "LSTM", "RMSNormalization", "Split", "TopK"}
     assert set(OPERATORS) - {kind for kind, _, _ in CASES} == known
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("given", [3, 4, 7])
+def test_lstm_is_that_of_onnx_runtime(direction: str, given: int, tmp_path: Path) -> None:
+    """With weights alone, with a bias, and with the state before."""
+    count = 2 if direction == "bidirectional" else 1
+    values: dict[str, Array | None] = {
+        "x": floats(5, 2, 3), "w": floats(count, 16, 3), "r": floats(count, 16, 4),
+        "b": floats(count, 32), "": None, "h": floats(count, 2, 4), "c": floats(count, 2, 4),
+    }  # fmt: skip
+    used = list(values)[:given]
+    ends = ["y", "last", "cells"]
+    node = helper.make_node("LSTM", used, ends, direction=direction, hidden_size=4)
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape)
+        for name in used
+        if (value := values[name]) is not None
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ends]
+    graph = helper.make_graph([node], "one", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "m.onnx")
+    fed = {name: values[name] for name in used if name}
+    expected = open_session(tmp_path / "m.onnx").run(None, fed)
+    tensors = [None if (v := values[n]) is None else torch.from_numpy(v) for n in used]
+    for ours, theirs in zip(
+        OPERATORS["LSTM"](attributes_of(node), *tensors), expected, strict=True
+    ):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=2e-5, atol=2e-6)
+
+
+def test_an_unusual_lstm_is_refused() -> None:
+    x, w, r = (torch.from_numpy(floats(*shape)) for shape in ((5, 2, 3), (1, 16, 3), (1, 16, 4)))
+    for odd in ({"direction": b"reverse"}, {"layout": 1}, {"clip": 1.0}):
+        with pytest.raises(NotImplementedError, match="usual"):
+            OPERATORS["LSTM"](odd, x, w, r)
 
 
 @pytest.mark.parametrize("parts", [{"num_outputs": 4}, {}])

@@ -413,6 +413,53 @@ def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return folded
 
 
+LSTM_DEFAULTS: Mapping[str, Any] = {
+    "activation_alpha": [], "activation_beta": [], "activations": None, "clip": 0.0,
+    "input_forget": 0, "layout": 0,
+}  # fmt: skip
+"""Attributes of LSTM for which torch has no other value."""
+
+DIRECTIONS = {b"forward": 1, b"bidirectional": 2}
+
+
+def _lstm(
+    attributes: Attributes,
+    x: Tensor,
+    weights: Tensor,
+    recurrent: Tensor,
+    bias: Tensor | None = None,
+    lengths: Tensor | None = None,
+    hidden: Tensor | None = None,
+    cell: Tensor | None = None,
+    peepholes: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all outputs [steps, directions, n, units], and the last ones and cells.
+
+    Gates are input, output, forget, cell in ONNX; input, forget, cell, output in torch.
+    """
+    asked = {key: attributes.get(key, usual) for key, usual in LSTM_DEFAULTS.items()}
+    direction = attributes.get("direction", b"forward")
+    if asked != LSTM_DEFAULTS or direction not in DIRECTIONS:
+        raise NotImplementedError("LSTM with other than the usual attributes")
+    if lengths is not None or peepholes is not None:
+        raise NotImplementedError("LSTM with lengths or peepholes")
+    count, units = DIRECTIONS[direction], recurrent.shape[-1]
+    empty = x.new_zeros((count, x.shape[1], units))
+    start = [empty if state is None else state for state in (hidden, cell)]
+    parts = [weights, recurrent, *(() if bias is None else bias.chunk(2, dim=1))]
+    flat = [_lstm_gates(part[number]) for number in range(count) for part in parts]
+    outputs, last, cells = torch.lstm(
+        x, start, flat, bias is not None, 1, 0.0, False, count == 2, False
+    )
+    by_direction = outputs.unflatten(-1, (count, units)).transpose(1, 2)
+    return by_direction, last, cells
+
+
+def _lstm_gates(stacked: Tensor) -> Tensor:
+    inward, outward, forget, cell = stacked.chunk(4)
+    return torch.cat([inward, forget, cell, outward])
+
+
 def _fake_quantize(_: Attributes, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """Return what QuantizeLinear and DequantizeLinear make of a tensor, with a gradient.
 
@@ -465,6 +512,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Identity": lambda _, x: x,
     "InstanceNormalization": _instance_norm,
     "IsNaN": _unary(torch.isnan),
+    "LSTM": _lstm,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": lambda attributes, x: F.leaky_relu(x, attributes.get("alpha", 0.01)),
     "Less": _binary(torch.lt),
