@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,6 +30,7 @@ def optimize(module: str, packages: Sequence[str], asked: dict[str, object]) -> 
     logging.getLogger().setLevel(logging.ERROR)
     peer = import_module(f"benchmarks.field.peers.{module}")
     request = Asked(**asked)  # type: ignore[arg-type]
+    os.chdir(request.output)  # some leave files where they are
     main: Path = peer.optimize(request)
     versions = {name: version(name) for name in packages}
     return asdict(Made(main=str(main), runtime=peer.RUNTIME, versions=versions))

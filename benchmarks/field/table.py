@@ -228,8 +228,8 @@ BEHIND: Mapping[str, str] = {}
 NOT_RUN: Mapping[str, str] = {
     "Pruna 0.3.4": "its import needs torchvision, of which this PyTorch had no build to be had; "
     "on CPUs its documentation uses `torch.compile` alone, which is above",
-    "NNCF int8 with accuracy control, of PP-OCR's angle and of Magika,": "it had not come to an end "
-    "after 14 and 5 minutes on one CPU",
+    "NNCF int8 with accuracy control, of PP-OCR's angle and of Magika,": "it had not come to an "
+    "end after 14 and 5 minutes on one CPU",
 }
 """What is not compared, and why."""
 
