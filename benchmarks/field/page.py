@@ -22,6 +22,10 @@ PAGE = ROOT / "docs" / "field.md"
 MOST_LOST = 10.0
 """Points of quality at which the plot ends; what loses more lies on its edge."""
 
+NEAR_THE_EDGE, NAMED_LOST = 2.5, 0.004
+"""Points beyond which names stand before their marks; loss, as a fraction, from which others than
+joulewise and the best other have names."""
+
 HEAD = """\
 # Side by side with others
 
@@ -41,6 +45,8 @@ difference of quality is to the original, with its 95 % bound. **Worse** means w
 in: certainly more joules, or a loss of quality that is not certainly within the margin.
 
 ![joules over the strongest lossless way against lost quality](field.svg)
+
+Named are joulewise, the best other and what loses more than 0.4 points; the tables below have all.
 """
 
 
@@ -319,7 +325,7 @@ def plot(found: Sequence[Record]) -> str:
     points = [
         {
             "workload": record.title,
-            "name": entry.title,
+            "name": entry.title if _is_named(record, entry) else "",
             "joules": entry.ratio.value,
             "lost": min(MOST_LOST, max(0.0, -100 * entry.difference.value)),
             "what": _kind(entry, record.margin),
@@ -342,12 +348,19 @@ def plot(found: Sequence[Record]) -> str:
     )
     marks = base.mark_point(filled=True, size=60)
     named = base.encode(text="name:N")
-    ours = chart.datum.what == OURS
-    names = named.transform_filter(~ours).mark_text(align="left", dx=6, fontSize=9)
+    ours, far = chart.datum.what == OURS, chart.datum.lost > NEAR_THE_EDGE
+    names = named.transform_filter(~ours & ~far).mark_text(align="left", dx=6, fontSize=9)
+    last = named.transform_filter(~ours & far).mark_text(align="right", dx=-6, fontSize=9)
     own = named.transform_filter(ours).mark_text(align="left", dx=6, dy=11, fontSize=9)
-    panels = (marks + names + own).properties(width=320, height=220)
+    panels = (marks + names + last + own).properties(width=320, height=220)
     panels = panels.facet(chart.Facet("workload:N", title=None), columns=2)
     return str(vl_convert.vegalite_to_svg(panels.to_dict()))
+
+
+def _is_named(record: Record, entry: Entry) -> bool:
+    """Return whether the plot has room for its name; at hardly any loss there are too many."""
+    best, lost = best_peer(record), 0.0 if entry.difference is None else -entry.difference.value
+    return entry.peer == OURS or (best is not None and best.peer == entry.peer) or lost > NAMED_LOST
 
 
 def _kind(entry: Entry, margin: float) -> str:
