@@ -43,3 +43,17 @@ def test_what_depends_on_inputs_is_left() -> None:
     both = torch.tensor([1.0, 1.0])
     torch.testing.assert_close(flat(both), Counts()(both))
     assert any("sum" in name for name in targets(flat))
+
+
+def test_lists_of_numbers_leave_nothing_that_changes_a_constant() -> None:
+    """`torch.tensor` detaches in place, which a saved program may not do to its constants."""
+
+    class Takes(nn.Module):  # type: ignore[misc]  # torch is skipped
+        def forward(self, x: Tensor) -> Tensor:
+            return x.index_select(1, torch.tensor([2, 0]))
+
+    example = (torch.randn(2, 3),)
+    flat = traced(Takes().eval(), example)
+    assert not any("detach" in name for name in targets(flat))
+    saved = torch.export.export(flat, example).module()
+    torch.testing.assert_close(saved(*example), Takes()(*example))

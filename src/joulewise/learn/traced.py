@@ -14,6 +14,9 @@ from torch.fx.node import map_arg
 
 __all__ = ["traced"]
 
+PURE = {torch.ops.aten.detach_.default: torch.ops.aten.detach.default}
+"""What `torch.tensor` leaves in a graph -> the same without a side effect."""
+
 
 def traced(network: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
     """Return what a module does with `example`, for inputs of that shape.
@@ -44,11 +47,12 @@ def _fold_whole_numbers(flat: GraphModule) -> None:
     for node in list(flat.graph.nodes):
         if node.op == "get_attr":
             known[node] = attrgetter(node.target)(flat)
-        pure = isinstance(node.target, OpOverload) and not node.target._schema.is_mutable  # noqa: SLF001
+        target = PURE.get(node.target, node.target)
+        pure = isinstance(target, OpOverload) and not target._schema.is_mutable  # noqa: SLF001
         if not pure or not all(each in known for each in node.all_input_nodes):
             continue
         arguments, named = map_arg((node.args, node.kwargs), known.__getitem__)
-        value = known[node] = node.target(*arguments, **named)
+        value = known[node] = target(*arguments, **named)
         if isinstance(value, Tensor) and not value.is_floating_point():
             known[_put_constant(flat, node, value)] = value
 
@@ -60,6 +64,7 @@ def _put_constant(flat: GraphModule, node: Node, value: Tensor) -> Node:
         constant = flat.graph.get_attr(name)
     constant.meta = dict(node.meta)
     node.replace_all_uses_with(constant)
+    flat.graph.erase_node(node)
     return constant
 
 
