@@ -144,8 +144,8 @@ PEERS: Mapping[str, Peer] = {
         module="torch_compiled",
         environment="torch",
         packages=("torch",),
-        note="what fails when a fake tensor call is made fails in PyTorch's compiler, on the "
-        "program that is made here of the ONNX file; code of a user's own may compile",
+        note="what failed when a fake tensor call was made failed because of how its program was "
+        "made here of the ONNX file; that is mended, but not measured anew",
     ),
     "litert": Peer(
         title="LiteRT, as it is",

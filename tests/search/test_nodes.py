@@ -420,7 +420,7 @@ def killed_while_searching(job: Session, folder: Path, moments: random.Random) -
             killer.join()
     assert set(finished.values()) == {1}
     assert len(found.trials) == len(finished)
-    assert not [trial for trial in found.trials if trial.state == "failed"]
+    assert [trial.reason for trial in found.trials if trial.state == "failed"] == []
     causes = ("baseline", "calibration", "trials")
     spent = [bill.stages_j[cause].central for cause in causes]
     costs = [trial.cost_j.central for trial in found.trials if trial.cost_j]
