@@ -37,7 +37,8 @@ network as a module of torch's own layers, made from the ONNX file. `make bench 
 one of the records, `make bench` all of them; `make bench SHORT=1` is a short look at two, where
 nothing learns. Where it says that versions were made on one CPU, two workloads were at work side by
 side, each on a CPU of its own (`taskset -c 0 python -m benchmarks.field WORKLOAD --make --folder
-DIR`); what they cost was then measured with nothing else running.
+DIR`); what they cost was then measured with hardly anything else running
+(the records have the load).
 
 Joules are told over those of the strongest lossless way to run the original, with the whole 95 %
 interval, band of the sensor included; so 1 is what choosing runtime and threads alone gives. A
