@@ -325,6 +325,7 @@ WORKLOADS: Mapping[str, Workload] = {
         model=partial(_texts, "reuters-r8"),
         data="tests.workloads.texts:r8",
         train="tests.workloads.texts:r8_lessons",
+        settings=Settings(epochs=2),
     ),
     "20newsgroups": Workload(
         title="MiniLM, posts of 20 Newsgroups",

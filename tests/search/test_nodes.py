@@ -302,17 +302,21 @@ def own(session: Session, folder: Path, **changed: Any) -> Session:
 
 
 def workers() -> list[int]:
-    """Return the process ids of workers of this test."""
-    found = []
+    """Return the process ids of workers of this test.
+
+    A child that a worker has just started has its title until it runs its own program.
+    """
+    parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             title = (folder / "cmdline").read_bytes()
             mine = str(Path(gettempdir())).encode() in title or title.startswith(b"ray::")
             if mine and any(kind in title for kind in (b"ray::Short", b"ray::Mortal")):
-                found.append(int(folder.name))
+                status = (folder / "stat").read_text()
+                parents[int(folder.name)] = int(status.rpartition(")")[2].split()[1])
         except OSError:
             continue
-    return found
+    return [process for process, parent in parents.items() if parent not in parents]
 
 
 def left_folders(nodes: Nodes) -> list[Path]:
@@ -436,8 +440,8 @@ def killed_while_searching(job: Session, folder: Path, moments: random.Random) -
 
 
 def kill_some(killed: list[int], over: threading.Event, moments: random.Random) -> None:
-    """Kill a worker at random moments."""
-    while not over.wait(moments.uniform(0.3, 2.0)):
+    """Kill a worker at random moments, KILLS times at most, so that slow trials end too."""
+    while len(killed) < KILLS and not over.wait(moments.uniform(0.3, 2.0)):
         alive = workers()
         if alive:
             victim = moments.choice(sorted(alive))
