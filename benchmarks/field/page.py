@@ -9,13 +9,13 @@ from pathlib import Path
 
 from benchmarks.conditions import ROOT
 from benchmarks.field.run import OURS, Entry, Record
-from benchmarks.field.table import BEHIND, NOT_RUN, PEERS, SCALING_PEERS
+from benchmarks.field.table import NOT_AHEAD, NOT_RUN, PEERS, SCALING_PEERS
 from joulewise.core.claim import Ratio
 from joulewise.core.records import load
 from joulewise.report.plots import altair
 from joulewise.report.text import joules, seconds
 
-__all__ = ["in_short", "page", "plot", "plot_scaling", "records"]
+__all__ = ["in_short", "page", "place_of", "plot", "plot_scaling", "records"]
 
 PAGE = ROOT / "docs" / "field.md"
 
@@ -60,11 +60,15 @@ learns here. `make scaling` makes the records (`records/scaling-*.json`).
 ![joules and seconds of the search](scaling.svg)
 """
 
+AHEAD, NEARLY_AHEAD = "ahead", "tied; ahead but for the band of the sensor"
+TIED, NEARLY_BEHIND = "tied", "tied; behind but for the band of the sensor"
+BEHIND = "**behind**"
 WORDS = {
-    "ahead": "ahead",
-    "tied": "tied",
-    "tied; behind but for the band of the sensor": "tied, but behind but for the sensor's band",
-    "**behind**": "behind",
+    AHEAD: "ahead",
+    NEARLY_AHEAD: "tied by the sensor's band alone, else ahead",
+    TIED: "tied",
+    NEARLY_BEHIND: "tied by the sensor's band alone, else behind",
+    BEHIND: "behind",
 }
 """Places in the table -> in a sentence."""
 
@@ -180,8 +184,8 @@ def _summary(found: Sequence[Record]) -> Iterator[str]:
         yield f"| {record.title} | {title} | {over} | {place} |"
     yield ""
     for record in found:
-        if record.workload in BEHIND:
-            yield f"- {record.title}: {BEHIND[record.workload]}"
+        if record.workload in NOT_AHEAD:
+            yield f"- {record.title}: {NOT_AHEAD[record.workload]}."
     yield ""
     for taught, mean, number in _means(found):
         words = "with" if taught else "without"
@@ -208,10 +212,12 @@ def place_of(record: Record) -> str:
     best = best_peer(record)
     ours = None if best is None else best.ours_ratio
     if ours is None or ours.high < 1:
-        return "ahead"
+        return AHEAD
     if ours.low > 1:
-        return "**behind**"
-    return "tied; behind but for the band of the sensor" if ours.sampling_low > 1 else "tied"
+        return BEHIND
+    if ours.sampling_high < 1:
+        return NEARLY_AHEAD
+    return NEARLY_BEHIND if ours.sampling_low > 1 else TIED
 
 
 def _costs(found: Sequence[Record]) -> Iterator[str]:
