@@ -440,9 +440,9 @@ SCALING: Mapping[str, Workload] = {
     },
     **{
         f"width-{percent}": Workload(
-            title=f"ElectricDevices, {percent} % of the channels",
-            model=partial(_time_series, "ElectricDevices", percent / 100),
-            data="tests.workloads.time_series:appliances",
+            title=f"ECG5000, {percent} % of the channels",
+            model=partial(_time_series, "ECG5000", percent / 100),
+            data="tests.workloads.time_series:heart",
         )
         for percent in (25, 50, 100)
     },
