@@ -115,6 +115,19 @@ def test_transformers_are_taught_gently() -> None:
     assert "rate" not in DISTILL.parameters
 
 
+def test_where_less_can_be_cut_than_is_asked_for_less_is_tried() -> None:
+    def feed_forward_alone(recipe: Recipe) -> Trial:
+        if cut(recipe) > 0.6:
+            (prune,) = [step for step in recipe.steps if step.name == "prune"]
+            reason = f"{prune} failed: at most 60 % can be pruned away here; ask for less"
+            return replace(failed(recipe), reason=reason)
+        return measured(recipe, 1 - cut(recipe))
+
+    trials = try_structures(feed_forward_alone, [((), ORT), ((), OPENVINO)], prune_for, DISTILL)
+    assert max(cut(trial.recipe) for trial in trials if trial.state == "measured") == 0.5
+    assert len([trial for trial in trials if trial.state == "failed"]) == 1
+
+
 def test_a_model_that_cannot_be_changed_ends_it() -> None:
     trials = try_structures(failed, [((), ORT), ((), OPENVINO)], prune_for, DISTILL)
     assert len(trials) == 4  # with and without its blocks

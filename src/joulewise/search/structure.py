@@ -2,11 +2,11 @@
 
 A smaller model is cut out of the original, taught to do its job again, and then quantized the way
 that was best for the original. How much can be cut is found by halving: each width that keeps the
-quality is followed by a narrower one, each that does not by a wider one. Half of the residual
-blocks are left out first, where there are any: a shallow wide network has fewer operators to start
-than a deep narrow one, and learns more with the same joules. Last, the two cheapest
-models get the original, quantized, as a second stage for what they are unsure of: as little as
-possible, then more until the final test is likely to be passed.
+quality is followed by a narrower one, each that does not, or that cannot be made so narrow, by a
+wider one. Half of the residual blocks are left out first, where there are any: a shallow wide
+network has fewer operators to start than a deep narrow one, and learns more with the same joules.
+Last, the two cheapest models get the original, quantized, as a second stage for what they are
+unsure of: as little as possible, then more until the final test is likely to be passed.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ def _try_widths(
             if _cannot_be_made(fresh[-1], first):
                 break
         trials += fresh
-        if all(trial.state == "failed" for trial in fresh):
+        too_much = _cannot_be_made(fresh[-1], first[len(body) : len(body) + 1])
+        if all(trial.state == "failed" for trial in fresh) and not too_much:
             break
         if _keep_quality(fresh):
             low = middle + 1
