@@ -21,11 +21,15 @@ ENVIRONMENT = {
     "CI": "true",
     "HF_HUB_OFFLINE": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
 """NNCF_CI replaces NNCF's telemetry by a stub (nncf/telemetry/wrapper.py); CI keeps
 openvino_telemetry from sending (``disable_in_ci``). OMP_WAIT_POLICY makes threads sleep while they
 wait for each other (OpenMP 5.2, section 21.7): where others use the CPU too, threads that spin
-instead make training many times slower."""
+instead make training many times slower. The last two (mallopt(3), M_MMAP_MAX, M_TRIM_THRESHOLD)
+keep memory for its next use: glibc gives blocks above 32 MiB back each time, and that the kernel
+clears them anew took a third of the CPU time of training MiniLM at 64 items a step."""
 
 FORMATS = {".xml": "openvino", ".tflite": "litert"}
 """Suffix of a main file -> format; others are ONNX."""
