@@ -416,7 +416,7 @@ WORKLOADS: Mapping[str, Workload] = {
     ),
 }
 
-SHORT = ("text-angle", "hearts")
+SHORT = ("hearts", "letters")
 """Small ones, on which nothing learns, for a short look."""
 
 SCALING: Mapping[str, Workload] = {
