@@ -38,7 +38,8 @@ one of the records, `make bench` all of them; `make bench SHORT=1` is a short lo
 nothing learns. Where it says that versions were made on one CPU, two workloads were at work side by
 side, each on a CPU of its own (`taskset -c 0 python -m benchmarks.field WORKLOAD --make --folder
 DIR`); what they cost was then measured with hardly anything else running
-(the records have the load).
+(the records have the load). Reuters R8 and FordA shared two CPUs while their versions were made and
+while they were measured, so of them all that is told in seconds is too long.
 
 Joules are told over those of the strongest lossless way to run the original, with the whole 95 %
 interval, band of the sensor included; so 1 is what choosing runtime and threads alone gives. A
