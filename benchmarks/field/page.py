@@ -39,7 +39,8 @@ nothing learns. Where it says that versions were made on one CPU, two workloads 
 side, each on a CPU of its own (`taskset -c 0 python -m benchmarks.field WORKLOAD --make --folder
 DIR`); what they cost was then measured with hardly anything else running
 (the records have the load). Reuters R8 and FordA shared two CPUs while their versions were made and
-while they were measured, so of them all that is told in seconds is too long.
+while they were measured, so of them all that is told in seconds is too long; others' versions of
+FordA were made on one of these.
 
 Joules are told over those of the strongest lossless way to run the original, with the whole 95 %
 interval, band of the sensor included; so 1 is what choosing runtime and threads alone gives. A
@@ -56,7 +57,10 @@ SCALING_HEAD = """\
 ## As batch, data and model grow
 
 Joules per item over those of the strongest lossless way, and what finding the version took. Nothing
-learns here. `make scaling` makes the records (`records/scaling-*.json`).
+learns here. `make scaling` makes the records (`records/scaling-*.json`). Each was made and measured
+on one CPU of two, beside other work on the other and at times on the same, so seconds are rather too
+long; joules count the CPU's time and suffer less. One item per call is the search of Fashion-MNIST
+above, measured again.
 
 ![joules and seconds of the search](scaling.svg)
 """

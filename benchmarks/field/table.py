@@ -238,9 +238,9 @@ NOT_AHEAD: Mapping[str, str] = {
     "which is not certainly within the margin; int8 by ONNX Runtime lost more, by NNCF 30 points",
     "letters": "both are LiteRT's dynamic int8 of the whole network. A network pruned to a third "
     "needs less (0.28 instead of 0.32 times the original as found), but failed the final test",
-    "text-angle": "both leave the model as it is and run it by OpenVINO. Its products, most of "
-    "them depthwise, take 2 to 6 times as long in int8 by ONNX Runtime (of a call 2.3 to 7.1 ms "
-    "instead of 1.2 ms), and what is as fast loses 3 to 12 points",
+    "text-angle": "both leave the model as it is and run it by OpenVINO. Its products take 2 to 6 "
+    "times as long in int8 by ONNX Runtime (2.3 to 7.1 ms of a call instead of 1.2 ms); int8 by "
+    "NNCF loses 4 to 12 points, LiteRT's static int8 3",
 }
 """Workload -> why joulewise's model is not certainly cheaper than the best other."""
 
