@@ -58,9 +58,9 @@ SCALING_HEAD = """\
 
 Joules per item over those of the strongest lossless way, and what finding the version took. Nothing
 learns here. `make scaling` makes the records (`records/scaling-*.json`). Each was made and measured
-on one CPU of two, beside other work on the other and at times on the same, so seconds are rather too
-long; joules count the CPU's time and suffer less. One item per call is the search of Fashion-MNIST
-above, measured again.
+on one CPU of two, beside other work on the other and at times on the same, so seconds are rather
+too long; joules count the CPU's time and suffer less. One item per call is the search of
+Fashion-MNIST above, measured again.
 
 ![joules and seconds of the search](scaling.svg)
 """
