@@ -19,7 +19,7 @@ check: .venv/developing  ## lint, types and layers
 	$(BIN)/lint-imports
 
 slow: .venv/developing  ## the tests on real models, minutes each
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow --durations 20
 
 bench: .venv/developing  ## optimisers side by side, hours; WORKLOAD="demo r8" PEER="nncf olive" some of them, SHORT=1 a short look; what was made is kept in out-field, to go on from there
 	$(BIN)/python -m benchmarks.field $(WORKLOAD) $(if $(PEER),--peers $(PEER)) $(if $(SHORT),--short,--folder out-field -o records)

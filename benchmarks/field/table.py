@@ -351,7 +351,7 @@ WORKLOADS: Mapping[str, Workload] = {
         model=partial(_texts, "20newsgroups"),
         data="tests.workloads.texts:news",
         train="tests.workloads.texts:news_lessons",
-        settings=Settings(margin=0.01),
+        settings=Settings(margin=0.01, epochs=2),
     ),
     "sentences": Workload(
         title="MiniLM, vectors of sentences",
@@ -371,7 +371,7 @@ WORKLOADS: Mapping[str, Workload] = {
         model=partial(_time_series, "FordA"),
         data="tests.workloads.time_series:ford",
         train="tests.workloads.time_series:ford_lessons",
-        settings=Settings(margin=0.01, epochs=20, augment="mixup", seed=3),
+        settings=Settings(margin=0.01, epochs=40, augment="mixup", seed=3),
     ),
     "hearts": Workload(
         title="ECG5000, convolutions along time",

@@ -285,6 +285,21 @@ def test_the_best_epoch_is_kept_and_patience_ends(tmp_path: Path) -> None:
     assert (student(x)[0].argmax(1) == y).double().mean().item() == found.scores[0]
 
 
+def test_a_later_epoch_is_kept_where_the_score_cannot_tell_it_from_the_best(tmp_path: Path) -> None:
+    """It gets worse, but by less than the standard error of the best score."""
+    data = points(tmp_path / "t", 256)
+    assert data.labels is not None
+    opposite = rows(tmp_path / "s", data.inputs["x"], 3 - data.labels)
+    teaching = Lessons(train=data, search=opposite, inputs=("x",))
+    student = Line(2, 4)
+    plan = Plan(epochs=3, batch_items=16, rate=0.01, warm_up_ratio=0, precision="f32")
+    scores = train(student, teaching, plan).scores
+    best = max(scores)
+    assert best - math.sqrt(best * (1 - best) / 256) < scores[-1] < best
+    x, y = torch.tensor(opposite.inputs["x"]), torch.tensor(opposite.labels)
+    assert (student(x)[0].argmax(1) == y).double().mean().item() == scores[-1]
+
+
 def test_it_stops_when_told_that_it_does_not_pay(tmp_path: Path) -> None:
     asked: list[float] = []
 

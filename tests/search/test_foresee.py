@@ -149,6 +149,18 @@ def test_each_way_to_run_the_original_takes_as_long_as_the_first() -> None:
     assert more.recipes.central == found.recipes.central + 5
 
 
+def test_what_is_taught_is_converted_for_each_runtime() -> None:
+    counts, samples = samples_of(load(Bundle, RECORDS / "smaller-batch-1.json"))
+    step = Sample(seconds=exactly(100.0), power_w=exactly(5.0))
+    without, found = (
+        foresee(counts, replace(samples, steps=steps), 30.0, Budget()).seconds["training"]
+        for steps in ({}, {"litert": step})
+    )
+    assert found.low == without.low
+    assert found.central == pytest.approx(without.central + 100.0 * TRAININGS.central)
+    assert found.high > without.high + 2 * 100.0 * TRAININGS.high
+
+
 def test_halving_seven_widths_takes_three_trainings_for_each_body() -> None:
     assert trainings(0) == TRAININGS
     assert trainings(1) == Interval(low=1.0, central=3.0, high=3.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,12 @@ class Objective:
                 scores.append(self._judge(rows, inputs, answers))
                 items.append(len(rows))
         return float(np.average(scores, weights=items))
+
+    def score_error(self, score: float) -> float:
+        """Return the standard error of a score, 0 where it is no share of the search items."""
+        if self._search is None or self.measure not in ("top1", "agreement"):
+            return 0.0
+        return math.sqrt(score * (1 - score) / self._search.store.items)
 
     def _share_of_labels(self) -> float:
         """Return the weight of the labels in the loss."""

@@ -67,6 +67,9 @@ def train(
 ) -> Trained:
     """Train `student` in place; it is left in evaluation mode with the weights of its best epoch.
 
+    Among epochs whose scores cannot be told apart, the last is the best: what was chosen for a
+    score by chance looks better on the search items than it is, and is refuted in the end.
+
     Args:
         student: takes one tensor per input and returns a tuple.
         lessons: what it learns from.
@@ -206,7 +209,12 @@ class _Run:
         return order[place * self.plan.batch_items :][: self.plan.batch_items]
 
     def _end_epoch(self, stop: Stop | None) -> None:
-        """Keep the weights if they are the best so far, and decide whether to go on."""
+        """Keep the weights if none were certainly better so far, and decide whether to go on.
+
+        Source: the rule of one standard error, Breiman, Friedman, Olshen and Stone 1984,
+        "Classification and regression trees", section 3.4.3; differs: of what is as good, the last
+        epoch is taken, whose rate is lowest, not the simplest model.
+        """
         progress, score = self.progress, self.objective.score()
         if score is not None and not math.isfinite(score):
             raise _Diverged
@@ -217,6 +225,7 @@ class _Run:
             progress.scores.append(score)
             if score >= progress.best_score:
                 progress.best_score, progress.waited = score, 0
+            if score >= progress.best_score - self.objective.score_error(progress.best_score):
                 self.best = deepcopy(self.student.state_dict())
         late = score is not None and 0 < self.plan.patience <= progress.waited
         progress.ended = (

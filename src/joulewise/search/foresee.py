@@ -78,6 +78,9 @@ OTHER_STEP = Interval(low=0.2, central=1.0, high=3.0)
 OTHER_WIDTH = Interval(low=0.4, central=1.0, high=2.0)
 """Teaching another width, in parts of the time of the middle one."""
 
+TAUGHT_STEPS = Interval(low=0.0, central=1.0, high=2.0)
+"""Conversions of a taught model for one runtime: it is tried as it is, in int8, or both."""
+
 CUT_OFF = Interval(low=1.0, central=4.0, high=40.0)
 """What was ended before it was through, in parts of the time that it got."""
 
@@ -468,9 +471,12 @@ def _calibration_s(counts: Counts, samples: Samples) -> Interval:
 
 
 def _training_stage_s(counts: Counts, samples: Samples) -> Interval:
+    """Return the time of teaching models, and of converting them for the runtimes."""
     if samples.taught is None:
         return _exactly(0.0)
-    return _product(counts.trainings, samples.taught.seconds, OTHER_WIDTH)
+    steps = (_product(each.seconds, TAUGHT_STEPS, OTHER_STEP) for each in samples.steps.values())
+    one = _sum([_product(samples.taught.seconds, OTHER_WIDTH), *steps])
+    return _product(counts.trainings, one)
 
 
 def _trials_s(counts: Counts, samples: Samples) -> Interval:
