@@ -32,7 +32,7 @@ def worker() -> Iterator[Child]:
 @pytest.fixture
 def convert(worker: Child, tmp_path: Path) -> Convert:
     def one(model: Path, items: Store, int8: str) -> Path:
-        folder = tmp_path / int8
+        folder = tmp_path / f"{int8}-from-{model.suffix[1:]}"
         folder.mkdir()
         (made,) = worker.ask(
             "apply", name="litert", parameters={"int8": int8}, source=str(model),
@@ -61,6 +61,18 @@ def test_all_kinds_do_the_same_job_on_float_inputs(
         scores = np.concatenate([program.run(batch)[0] for batch in batches])
         assert scores.dtype == np.float32
         assert np.mean(np.argmax(scores, axis=1) == wanted) >= (1.0 if kind == "no" else 0.9)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_what_was_converted_before_is_only_rounded(
+    kind: str, convert: Convert, tmp_path: Path
+) -> None:
+    model = models.conv_classifier(tmp_path / "model.onnx")
+    items = models.labelled_store(tmp_path / "items", model, 12)
+    converted = convert(model, items, "no")
+    before = converted.read_bytes()
+    assert convert(converted, items, kind).read_bytes() == convert(model, items, kind).read_bytes()
+    assert converted.read_bytes() == before
 
 
 def test_a_plain_interpreter_takes_inputs_by_their_names(convert: Convert, tmp_path: Path) -> None:

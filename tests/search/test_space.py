@@ -12,6 +12,7 @@ from joulewise.search.space import (
     as_found_recipe,
     changed_recipes,
     converted_recipes,
+    earlier_steps,
     is_converted,
     lossless_recipes,
     plain_steps,
@@ -150,6 +151,15 @@ def test_as_found_comes_first_and_nothing_twice(cpus: int) -> None:
     changed = changed_recipes(["Conv", "MatMul"], BEST, replace(VNNI, instruction_sets=("bf16",)))
     keys = [recipe.key for recipe in (*recipes, *changed)]
     assert len(keys) == len(set(keys))
+
+
+def test_rounding_after_a_conversion_shares_it() -> None:
+    first, plain = Step(name="prune"), plain_steps("litert")
+    rounded = Step(name="litert", parameters={"int8": "static"})
+    assert earlier_steps((rounded,)) == plain
+    assert earlier_steps((first, rounded)) == (first, *plain)
+    assert earlier_steps((first, *plain)) == (first,)
+    assert earlier_steps((first,)) == ()
 
 
 def test_a_runtime_that_needs_a_conversion_is_not_lossless() -> None:

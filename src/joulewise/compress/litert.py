@@ -11,18 +11,16 @@ Source: LiteRT documentation, "Convert PyTorch models to LiteRT"; LiteRT Quantiz
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joulewise.compress.material import Material
 from joulewise.compress.searched import searched
 from joulewise.core.errors import PassError, one_line
 from joulewise.workload.store import Store
-
-if TYPE_CHECKING:
-    from joulewise.learn.network import Network
 
 __all__ = ["KINDS", "Litert", "calibration_items", "name_inputs"]
 
@@ -39,7 +37,7 @@ NUMBERED = "args_"
 
 @dataclass(frozen=True, kw_only=True)
 class Litert:
-    """Convert a model for LiteRT.
+    """Convert a model for LiteRT, or round what was converted before.
 
     Args:
         int8: one of KINDS.
@@ -57,15 +55,12 @@ class Litert:
         Raises:
             PassError: torch or LiteRT cannot run the model, or nothing was quantized.
         """
-        from joulewise.learn.network import check_same, open_network
-
         logging.disable(logging.WARNING)  # the converter tells of every step
         target = folder / "model.tflite"
-        network = open_network(source)
-        first = next(material.calibrate.batches(material.batch_items))
-        check_same(network, source, first)
-        _convert(network, first, target)
-        name_inputs(target, network.inputs)
+        if source.suffix == target.suffix:
+            shutil.copyfile(source, target)
+        else:
+            _convert(source, next(material.calibrate.batches(material.batch_items)), target)
         if self.int8 != "no":
             _quantize(target, self.int8, material)
         return (target.name,)
@@ -87,17 +82,21 @@ def name_inputs(path: Path, names: Sequence[str]) -> None:
     flatbuffer_utils.write_model(model, str(path))
 
 
-def _convert(network: Network, batch: dict[str, Any], target: Path) -> None:
+def _convert(source: Path, batch: dict[str, Any], target: Path) -> None:
     import litert_torch
     import torch
 
+    from joulewise.learn.network import check_same, open_network
     from joulewise.learn.traced import traced
 
+    network = open_network(source)
+    check_same(network, source, batch)
     example = tuple(torch.from_numpy(batch[name]) for name in network.inputs)
     try:
         litert_torch.convert(traced(network, example), example).export(str(target))
     except Exception as error:  # the converter raises whatever its parts raise
         raise PassError(f"LiteRT cannot convert this graph: {one_line(error)}") from error
+    name_inputs(target, network.inputs)
 
 
 def _quantize(target: Path, kind: str, material: Material) -> None:

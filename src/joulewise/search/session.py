@@ -15,7 +15,7 @@ from joulewise.core.host import Host, package_versions
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Artifact, describe_artifact, dump, load
 from joulewise.core.settings import Settings
-from joulewise.search.space import anchor_recipe
+from joulewise.search.space import anchor_recipe, earlier_steps
 from joulewise.workload.judge import Judge
 from joulewise.workload.workload import Workload
 
@@ -94,7 +94,7 @@ class Session:
     ) -> Artifact:
         """Return what the steps of `recipe` give, made now or before.
 
-        Every prefix of the steps has a folder of its own, which recipes share.
+        Every beginning of the steps has a folder of its own, which recipes share.
 
         Args:
             recipe: whose steps are applied.
@@ -109,7 +109,7 @@ class Session:
         known = self.artifact(recipe)
         if known is not None:
             return known
-        before = replace(recipe, steps=recipe.steps[:-1])
+        before = replace(recipe, steps=earlier_steps(recipe.steps))
         self.make(before, tell, training_s, limit_s)
         folder, material = (
             self.artifact_folder(recipe),

@@ -16,6 +16,7 @@ __all__ = [
     "as_found_recipe",
     "changed_recipes",
     "converted_recipes",
+    "earlier_steps",
     "is_converted",
     "is_transformer",
     "lossless_recipes",
@@ -70,6 +71,17 @@ def plain_steps(runtime: str) -> tuple[Step, ...]:
 def is_converted(recipe: Recipe) -> bool:
     """Return whether a recipe does no more than convert the original for its runtime."""
     return bool(recipe.steps) and recipe.steps == plain_steps(recipe.run.runtime)
+
+
+def earlier_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Return the steps to whose result the last of `steps` is applied.
+
+    They are those before it, and where it converts and rounds, the plain conversion after them:
+    recipes that round in other ways share it.
+    """
+    *before, last = steps
+    plain = next((step for step in CONVERSIONS.values() if step.name == last.name), None)
+    return (*before,) if plain is None or last == plain else (*before, plain)
 
 
 def changed_recipes(
