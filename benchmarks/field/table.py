@@ -228,11 +228,6 @@ NOT_AHEAD: Mapping[str, str] = {
     "demo": "joulewise came to LiteRT's int8 too; that of weights and activations and that of "
     "weights alone need the same here (0.37 times the original as found, in its search), and "
     "nothing else that it tried came near (0.42 and more)",
-    "engines": "ONNX Runtime's int8 was tried (0.24 of the original as found), but on 356 search "
-    "items its loss might have been 1.02 points, where 1 is allowed. Networks pruned to a "
-    "fourteenth and quantized needed a tenth and less, and one (0.08) went into the final test "
-    "after LiteRT's dynamic int8; it failed there, and nothing is tested after a failure, so "
-    "joulewise fell back on that. They were taught for 20 epochs; whether 40 would do is not known",
     "file-types": "both leave the model as it is and run it by OpenVINO. LiteRT's dynamic int8 "
     "needs half of that, but answered 1 of 599 search items otherwise (4 of 931 held-out ones), "
     "which is not certainly within the margin; int8 by ONNX Runtime lost more, by NNCF 30 points",
@@ -378,7 +373,7 @@ WORKLOADS: Mapping[str, Workload] = {
         model=partial(_time_series, "ECG5000"),
         data="tests.workloads.time_series:heart",
         train="tests.workloads.time_series:heart_lessons",
-        settings=Settings(epochs=40, augment="mixup"),
+        settings=Settings(epochs=100, augment="mixup"),
     ),
     "text-angle": Workload(
         title="PP-OCR, angle of a line",
@@ -401,7 +396,7 @@ WORKLOADS: Mapping[str, Workload] = {
         model=_letters,
         data="tests.workloads.letters:items",
         train="tests.workloads.letters:lessons",
-        settings=Settings(epochs=20),
+        settings=Settings(epochs=60),
     ),
     "smollm": Workload(
         title="SmolLM2-135M, the next token",
