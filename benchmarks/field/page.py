@@ -42,10 +42,10 @@ DIR`); what they cost was then measured with hardly anything else running
 versions were made and while they were measured, so of them all that is told in seconds is rather
 too long.
 
-joulewise was run on FordA three times. With 20 epochs, and with 40, the taught network that it chose
-failed the final test (bounds of -1.10 and -1.84 points, 1 allowed), and LiteRT's dynamic int8 was
-left. Then training was changed: the last of the epochs that cannot be told apart is kept, not the
-one that happens to score best. The third run, with 40 epochs, is told here. All three asked the
+joulewise was run on FordA three times. With 20 epochs, and with 40, the taught network that it
+chose failed the final test (bounds of -1.10 and -1.84 points, 1 allowed), and LiteRT's dynamic int8
+was left. Then training was changed: the last of the epochs that cannot be told apart is kept, not
+the one that happens to score best. The third run, with 40 epochs, is told here. All three asked the
 same held-out items, so its bound is worth less than that of a first run.
 
 Joules are told over those of the strongest lossless way to run the original, with the whole 95 %
