@@ -232,8 +232,8 @@ NOT_AHEAD: Mapping[str, str] = {
     "needs half of that, but answered 1 of 599 search items otherwise (4 of 931 held-out ones), "
     "which is not certainly within the margin; int8 by ONNX Runtime lost more, by NNCF 30 points",
     "letters": "both are LiteRT's dynamic int8 of the whole network. A network pruned to a third "
-    "needs less (0.28 instead of 0.32 times the original as found), but failed the final test; taught "
-    "for 60 epochs instead of 20, none went into it, and the same was chosen (1.09 then)",
+    "needs less (0.28 instead of 0.32 times the original as found), but failed the final test; "
+    "taught for 60 epochs instead of 20, none went into it, and the same was chosen (1.09 then)",
     "text-angle": "both leave the model as it is and run it by OpenVINO. Its products take 2 to 6 "
     "times as long in int8 by ONNX Runtime (2.3 to 7.1 ms of a call instead of 1.2 ms); int8 by "
     "NNCF loses 4 to 12 points, LiteRT's static int8 3",
