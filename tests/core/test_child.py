@@ -166,6 +166,12 @@ def test_a_child_that_takes_too_long_is_ended_however_much_it_tells(running: Chi
     assert until(lambda: is_gone(running.pid))
 
 
+def test_a_child_is_ended_while_what_it_told_is_still_being_read(running: Child) -> None:
+    with pytest.raises(TimeoutError, match="took too long and was ended"):
+        running.ask("count", limit_s=0.2, times=200, told=lambda _: time.sleep(0.01))
+    assert until(lambda: is_gone(running.pid))
+
+
 def test_a_child_that_does_not_answer_in_time_is_ended(running: Child) -> None:
     with pytest.raises(ProgramError, match="did not answer in time and was ended"):
         running.ask("sleep", timeout_s=0.1, seconds=600)

@@ -147,20 +147,22 @@ class Child:
 
     def _read_line(self, silent_s: float, ends_s: float) -> bytes:
         """Return the next line, empty where the child has ended."""
-        while b"\n" not in self._unread:
+        while time.monotonic() < ends_s:
+            if b"\n" in self._unread:
+                line, _, self._unread = self._unread.partition(b"\n")
+                return line
             left_s = max(0.0, min(silent_s, ends_s) - time.monotonic())
             ready, _, _ = select.select([self._answers], [], [], left_s)
-            if not ready:
+            if ready:
+                part = self._answers.read(1 << 16)
+                if not part:
+                    return b""
+                self._unread += part
+            elif silent_s <= ends_s:
                 self._process.kill()
-                if ends_s < silent_s:
-                    raise TimeoutError(f"{self.module} took too long and was ended")
                 raise ProgramError(f"{self.module} did not answer in time and was ended")
-            part = self._answers.read(1 << 16)
-            if not part:
-                return b""
-            self._unread += part
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
+        self._process.kill()
+        raise TimeoutError(f"{self.module} took too long and was ended")
 
     def _obituary(self) -> str:
         code = self._process.wait()
