@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,11 @@ import pytest
 from joulewise.cli.compare import are_models
 from joulewise.core.errors import UsageError
 from tests.cli.program import joulewise, only_line
+from tests.core.test_child import is_gone, until
 from tests.models import make_job
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
-PATIENCE_S = 20.0
 SHORT = ("--meter", "cpu-time", "--max-rounds", "5")
 
 
@@ -117,8 +116,4 @@ def test_an_interrupt_ends_the_command_too(tmp_path: Path) -> None:
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
     assert told == "joulewise: interrupted; nothing was kept\n"
-    sleeping = Path("/proc", note.read_text().strip())
-    deadline_s = time.monotonic() + PATIENCE_S
-    while sleeping.exists():  # until whoever adopts it has asked how it ended
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+    assert until(lambda: is_gone(int(note.read_text())))

@@ -57,10 +57,7 @@ def test_a_run_that_trains_lies_within_what_was_predicted(tmp_path: Path) -> Non
     with np.load(job.data) as items:
         lessons = {"x": items["x"] + np.float32(0.01), "y": items["y"]}
     np.savez(tmp_path / "lessons.npz", **lessons)
-    dry, bundle = both(
-        tmp_path, "--train", tmp_path / "lessons.npz", "--epochs", 2,
-        "--runtime", "onnxruntime", "--runtime", "openvino",
-    )  # fmt: skip
+    dry, bundle = both(tmp_path, "--train", tmp_path / "lessons.npz", "--epochs", 2)
     found, ledger = dry["foreseen"], bundle["ledger"]
     assert found["seconds"]["training"]["low"] > 0
     trials = found["recipes"]
