@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 __all__ = ["RESAMPLES", "Bounds", "Statistic", "bootstrap"]
 
@@ -101,7 +101,7 @@ def bootstrap(
     found = np.concatenate([statistic(drawn[:, own]) for drawn in _draws(count, rows, seed)])
     bias = _bias(found, value)
     acceleration = _acceleration([statistic(left[:, own]) for left in _without(count, rows)])
-    wide = math.sqrt(count / (count - 1)) * float(stats.t.ppf(confidence, count - 1))
+    wide = math.sqrt(count / (count - 1)) * float(special.stdtrit(count - 1, confidence))
     lower, upper = (float(np.quantile(found, _level(z, bias, acceleration))) for z in (-wide, wide))
     return Bounds(
         value=value,
@@ -129,7 +129,7 @@ def _bias(found: Floats, value: float) -> float:
     equal = np.count_nonzero(np.abs(found - value) <= near)
     share = (below + 0.5 * equal) / len(found)
     least = 0.5 / len(found)
-    return float(stats.norm.ppf(min(1.0 - least, max(least, share))))
+    return float(special.ndtri(min(1.0 - least, max(least, share))))
 
 
 def _without(clusters: int, rows: int) -> Iterator[Floats]:
@@ -154,4 +154,4 @@ def _level(z: float, bias: float, acceleration: float) -> float:
     scale = 1.0 - acceleration * (bias + z)
     if scale <= 0:  # so skewed that no quantile is far enough
         return float(z > 0)
-    return float(stats.norm.cdf(bias + (bias + z) / scale))
+    return float(special.ndtr(bias + (bias + z) / scale))

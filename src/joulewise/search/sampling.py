@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from joulewise.compress.passes import PASSES
 from joulewise.compress.searched import values_of
@@ -216,8 +216,9 @@ def by_model(untried: Sequence[Point], tried: Tried, margin: float, seed: int) -
     losses = np.array([_loss(trial, margin) for _, trial in tried])
     loss, doubt = _predicted(seen, losses, unseen, margin, margin / 4)
     z = (best - mean) / spread
-    gain = spread * (z * stats.norm.cdf(z) + stats.norm.pdf(z))
-    return untried[int(np.argmax(gain * stats.norm.cdf((margin - loss) / doubt)))]
+    density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    gain = spread * (z * special.ndtr(z) + density)
+    return untried[int(np.argmax(gain * special.ndtr((margin - loss) / doubt)))]
 
 
 def _loss(trial: Trial, margin: float) -> float:
