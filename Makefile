@@ -41,6 +41,7 @@ clean:  ## remove the environment and what tools left behind
 .venv/developing: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet torch==2.13.0  # by this name a wheel on disk is found, if there is one
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet --no-compile torch==2.13.0  # by this name a wheel on disk is found, if there is one
+	$(BIN)/pip install --quiet --no-compile -e '.[dev]'
+	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # on all CPUs; pip uses one
 	touch $@

@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 FOLDER = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
 
+PACKAGE = "dataset-fashion-mnist"
+
 HEADER_BYTES = {"images": 16, "labels": 8}
 SIDE = 28
 
@@ -28,5 +30,7 @@ def lessons() -> dict[str, npt.NDArray[Any]]:
 
 
 def _read(kind: str, name: str) -> npt.NDArray[np.uint8]:
+    if not (FOLDER / name).exists():
+        raise FileNotFoundError(f"there is no {FOLDER / name}: apt install {PACKAGE}")
     with gzip.open(FOLDER / name) as file:
         return np.frombuffer(file.read(), np.uint8, offset=HEADER_BYTES[kind])

