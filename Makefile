@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check slow bench scaling clean
+.PHONY: help demo test cover check slow bench scaling clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -10,6 +10,9 @@ demo: .venv/installed  ## install, then replace a real network by one that needs
 	$(BIN)/joulewise demo
 
 test: .venv/developing check  ## install, then lint, type-check and run all tests but the slow ones
+	$(BIN)/pytest -n 2 -m "not slow"
+
+cover: .venv/developing  ## the same tests with coverage, which takes twice as long
 	$(BIN)/pytest -n 2 -m "not slow" --cov
 
 check: .venv/developing  ## lint, types and layers
