@@ -124,10 +124,12 @@ def replay(space: Space, sampler: Sampler, tries: int, seed: int) -> list[float]
     found = [_best(trial for _, trial in tried)]
     for number in range(min(tries, len(untried))):
         picked = sampler(untried, tried, space.margin, seed * tries + number)
+        if picked is None:
+            break
         untried.remove(picked)
         tried.append(known[picked.name])
         found.append(min(found[-1], _best([tried[-1][1]])))
-    return found
+    return found + found[-1:] * (1 + tries - len(found))
 
 
 def _best(trials: Iterable[Trial]) -> float:

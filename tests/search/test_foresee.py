@@ -74,7 +74,7 @@ def samples_of(bundle: Bundle) -> tuple[Counts, Samples]:
     counts = Counts(
         lossless=len(lossless),
         changed=len(changed),
-        steps=steps,
+        steps={runtime: exactly(number) for runtime, number in steps.items()},
         trainings=TRAININGS if taught else exactly(0),
         taught=exactly(len(taught)),
         search_items=bundle.workload.splits["search"].items,

@@ -85,6 +85,8 @@ def searched(name: str, points: Sequence[Point], tries: int, seed: int) -> list[
     tried, untried = [(points[0], outcome(points[0]))], list(points[1:])
     for number in range(tries):
         picked = SAMPLERS[name](untried, tried, MARGIN, 1000 * seed + number)
+        if picked is None:
+            break
         untried.remove(picked)
         tried.append((picked, outcome(picked)))
     return [point for point, _ in tried]
@@ -115,8 +117,17 @@ def test_a_value_that_failed_is_not_proposed_again() -> None:
         tried, untried = survey(tries)
         assert len(tried) == len(tries)
         point = PROPOSE(untried, tried, MARGIN, seed)
+        assert point is not None
         assert point.values["static_int8.islands"] != 5
         tries.append(measured(point.recipe, 0.12))
+
+
+def test_nothing_is_proposed_that_is_not_expected_to_save() -> None:
+    (cheap,), dear = points_of(WAYS[4:]), points_of(WAYS[:1])
+    tried = [(point, measured(point.recipe, 0.5)) for point in dear[::3]]
+    untried = [point for number, point in enumerate(dear) if number % 3]
+    assert PROPOSE(untried, [(cheap, measured(cheap.recipe, 0.2)), *tried], MARGIN, 0) is None
+    assert PROPOSE(untried, [(cheap, rejected(cheap.recipe, 0.2)), *tried], MARGIN, 0) in untried
 
 
 def test_a_way_that_always_failed_is_left() -> None:

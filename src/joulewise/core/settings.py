@@ -53,7 +53,7 @@ class Settings:
         slice_margin: loss of quality that no slice may certainly exceed, as a fraction.
         cluster_name: array beside the items that says which of them belong together, such as those
             of one patient or recording; None where every item stands for itself.
-        proposals: how many more recipes are tried that a sampler proposes.
+        proposals: how many more recipes are tried, at the most, that a sampler proposes.
         metric: one of METRICS.
 
     Raises:

@@ -129,8 +129,9 @@ class Counts:
 
     Args:
         lossless: ways to run the original.
-        changed: recipes that change it without training, those that are proposed among them.
-        steps: runtime -> steps to apply for those.
+        changed: recipes that change it without training.
+        proposed: more of these, as long as they promise something.
+        steps: runtime -> steps to apply for both.
         trainings: models that are taught.
         taught: trials of them.
         search_items: on which changed models are compared.
@@ -138,7 +139,8 @@ class Counts:
 
     lossless: int
     changed: int = 0
-    steps: Mapping[str, int] = field(default_factory=dict)
+    proposed: Interval = NONE
+    steps: Mapping[str, Interval] = field(default_factory=dict)
     trainings: Interval = NONE
     taught: Interval = NONE
     search_items: int = 0
@@ -146,7 +148,7 @@ class Counts:
     @property
     def recipes(self) -> Interval:
         """Trials in all."""
-        return _sum([_exactly(self.lossless + self.changed), self.taught])
+        return _sum([_exactly(self.lossless + self.changed), self.proposed, self.taught])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,13 +386,16 @@ def count(session: Session, body: int | None) -> Counts:
     applied: Counter[str] = Counter()
     for recipe in changed:
         applied[recipe.run.runtime] += len(recipe.steps)
-    proposals = session.settings.proposals if applied else 0
-    for runtime in applied:  # which of them will be proposed for is not known
-        applied[runtime] += math.ceil(proposals / len(applied))
+    most = session.settings.proposals if applied else 0
+    each = math.ceil(most / max(1, len(applied)))  # for which of them is not known
     return Counts(
         lossless=len(lossless_recipes(session.runtimes, session.host.logical_cpus)),
-        changed=len(changed) + proposals,
-        steps=applied,
+        changed=len(changed),
+        proposed=Interval(low=0, central=most, high=most),
+        steps={
+            runtime: Interval(low=steps, central=steps + each, high=steps + each)
+            for runtime, steps in applied.items()
+        },
         trainings=trainings(body),
         taught=_taught_trials(session, body),
         search_items=session.workload.search.items,
@@ -464,7 +469,7 @@ def foresee(counts: Counts, samples: Samples, proof_s: float, budget: Budget) ->
 
 def _calibration_s(counts: Counts, samples: Samples) -> Interval:
     each = (
-        _product(_exactly(counts.steps.get(runtime, 0)), sample.seconds, OTHER_STEP)
+        _product(counts.steps.get(runtime, NONE), sample.seconds, OTHER_STEP)
         for runtime, sample in samples.steps.items()
     )
     return _sum(each)
@@ -486,7 +491,7 @@ def _trials_s(counts: Counts, samples: Samples) -> Interval:
     quick_s = 2 * _program_s(bench.QUICK_PLAN, sensor)
     more = _exactly(quick_s + counts.search_items * per_item_s)
     one = _product(_sum([samples.tried.seconds, more]), OTHER_MODEL)
-    tried = _product(_sum([_exactly(counts.changed), counts.taught]), one)
+    tried = _product(_sum([_exactly(counts.changed), counts.proposed, counts.taught]), one)
     if samples.taught is None:
         return tried
     programs = group_costs.MEASURED_GROUPS * (1 + 1 / group_costs.TOGETHER)
@@ -517,15 +522,16 @@ def _basis(counts: Counts, samples: Samples, budget: Budget) -> Iterator[str]:
     told = f"{sensor.name}, {text.grade_word(sensor.grade)}, grade {sensor.grade}"
     yield (
         f"the model as found, tried in {_central_s(tried)} at {tried.power_w.central:.3g} W "
-        f"({told}); {counts.lossless} ways to run it and {counts.changed} changed models"
+        f"({told}); {counts.lossless} ways to run it and "
+        f"{_number(_sum([_exactly(counts.changed), counts.proposed]))} changed models"
     )
     for runtime, sample in samples.steps.items():
-        number = counts.steps.get(runtime, 0)
-        yield f"a step for {runtime} in {_central_s(sample)}; {text.counted(number, 'step')}"
+        number = _number(counts.steps.get(runtime, NONE))
+        yield f"a step for {runtime} in {_central_s(sample)}; {number} steps"
     if samples.taught is not None:
         yield (
             f"a model of middle width, taught for a while: {_central_s(samples.taught)} in all; "
-            f"{text.span(counts.trainings, _whole)} trainings"
+            f"{_number(counts.trainings)} trainings"
         )
     elif samples.body is None and counts.trainings.high == 0:
         yield "no training: there are no items to learn from, or the model cannot be cut down"
@@ -535,6 +541,13 @@ def _basis(counts: Counts, samples: Samples, budget: Budget) -> Iterator[str]:
 
 def _central_s(sample: Sample) -> str:
     return text.seconds(sample.seconds.central)
+
+
+def _number(count: Interval) -> str:
+    """Return how many there are, in words."""
+    if count.low == count.high:
+        return _whole(count.low)
+    return text.span(count, _whole)
 
 
 def _whole(value: float) -> str:

@@ -199,19 +199,22 @@ def _try_smaller(
 def _try_proposals(attempt: _Attempt, best_ratio: float | None) -> None:
     """Try what the sampler proposes, with other values for the parameters of what was tried.
 
-    It proposes as many at once as there are machines, and learns from all of them afterwards.
+    It proposes as many at once as there are machines, learns from all of them afterwards, and ends
+    where nothing is worth a try any more.
     """
     settings = attempt.bench.session.settings
     at_once = max(1, len(attempt.nodes or ()))
     for first in range(0, settings.proposals, at_once):
         tried, untried = survey(attempt.trials)
-        if not untried:
-            return
         recipes = []
         for number in range(first, min(first + at_once, settings.proposals, first + len(untried))):
             point = PROPOSE(untried, tried, settings.margin, settings.seed + number)
+            if point is None:
+                break
             untried.remove(point)
             recipes.append(point.recipe)
+        if not recipes:
+            return
         attempt.all(recipes, best_ratio)
 
 
