@@ -105,6 +105,11 @@ def test_an_error_of_a_library_becomes_one_line(running: Child) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_error_that_is_announced_is_told_too(running: Child) -> None:
+    with pytest.raises(ProgramError, match=r"^ValueError: the compiler raised: no such layer$"):
+        running.ask("fail", text="the compiler raised:\nno such layer\nin line 7")
+
+
 def test_an_error_without_text_keeps_its_type(running: Child) -> None:
     with pytest.raises(ProgramError, match=r"^ValueError"):
         running.ask("fail", text="")

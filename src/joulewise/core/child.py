@@ -207,8 +207,13 @@ def _answer(handlers: Mapping[str, Handler], line: bytes) -> bytes:
     except JoulewiseError as error:
         return msgspec.json.encode({"error": str(error)})
     except Exception as error:  # noqa: BLE001 - every failure of a library becomes one line
-        first = (str(error).strip().splitlines() or [""])[0]
-        return msgspec.json.encode({"error": f"{type(error).__name__}: {first}"})
+        return msgspec.json.encode({"error": f"{type(error).__name__}: {_first(str(error))}"})
+
+
+def _first(text: str) -> str:
+    """Return the first line of a text, and the one after it where it only announces that."""
+    lines = text.strip().splitlines() or [""]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _die_with_parent() -> None:
