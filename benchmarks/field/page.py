@@ -38,10 +38,10 @@ one of the records, `make bench` all of them; `make bench SHORT=1` is a short lo
 nothing learns. Where it says that versions were made on one CPU, two workloads were at work side by
 side, each on a CPU of its own (`taskset -c 0 python -m benchmarks.field WORKLOAD --make --folder
 DIR`); what they cost was then measured with hardly anything else running (the records have the
-load). But Fashion-MNIST, ECG5000, Letters, PP-OCR's angle and the watch aside, all shared two CPUs
-with other work while their versions were made and while they were measured, so of them all that is
-told in seconds is rather too long. On 20 Newsgroups one
-way to quantize was ended by hand after 6 minutes.
+load). But Fashion-MNIST without items to learn from, ECG5000, Letters, PP-OCR's angle and the watch
+aside, all shared two CPUs with other work while their versions were made and while they were
+measured, so of them all that is told in seconds is rather too long. On 20 Newsgroups one way to
+quantize was ended by hand after 6 minutes.
 
 joulewise was run on FordA three times. With 20 epochs, and with 40, the taught network that it
 chose failed the final test (bounds of -1.10 and -1.84 points, 1 allowed), and LiteRT's dynamic int8
