@@ -239,9 +239,9 @@ NOT_AHEAD: Mapping[str, str] = {
     "that, but not one of the 121 maps then stays within 5 % of the original's; nor does one by "
     "any other int8 that ran, ours with nodes left in floats among them",
     "pictures": "both leave the model as it is and run it by OpenVINO. What others make in int8 "
-    "and needs less loses 24 to 59 points; the nearest in joulewise's search, static int8 with five "
-    "nodes left in floats and ranges without the outermost 0.01 %, changed 11 of 215 answers, "
-    "where 5 % may change (0.57 times the original by ONNX Runtime on one thread)",
+    "and needs less loses 24 to 59 points; the nearest in joulewise's search, static int8 with "
+    "five nodes left in floats and ranges without the outermost 0.01 %, changed 11 of 215 "
+    "answers, where 5 % may change (0.57 times the original by ONNX Runtime on one thread)",
     "smollm": "both are NNCF's int8 (0.32 times the original by ONNX Runtime on one thread, in "
     "its search). Of what else kept the quality there, static int8 by ONNX Runtime needs 0.42 and "
     "LiteRT's dynamic int8 0.63; there was nothing to learn from",
