@@ -190,8 +190,14 @@ def test_real_depthwise_convolution_in_dynamic_int8(tmp_path: Path) -> None:
 
 
 def test_real_model_that_is_smaller_than_its_call(tmp_path: Path) -> None:
-    small = profile_of(
-        models.pointwise(tmp_path / "m.onnx"), models.vector_store(tmp_path / "s", 8), 1
-    )
+    """Of 32 arrays that a call hands over one is used."""
+    names = [f"x{index}" for index in range(32)]
+    nodes = [helper.make_node("Neg", names[:1], ["y"])]
+    shape: list[int | str] = ["n", 1]
+    inputs = dict.fromkeys(names, shape)
+    model = models.save_model(tmp_path / "m.onnx", nodes, {}, inputs, {"y": shape})
+    x = dict.fromkeys(names, np.ones((8, 1), np.float32))
+    store = write_store(tmp_path / "s", x, dict.fromkeys(names, "float32"), None, np.arange(8))
+    small = profile_of(model, store, 1)
     assert small.call_s < MS
     assert "lies outside operators" in (explain_cost(int8(), small, small, VNNI) or "")
