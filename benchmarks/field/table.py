@@ -317,6 +317,12 @@ def _voices() -> Path:
     return voices.model()
 
 
+def _tones() -> Path:
+    from tests.workloads import tones
+
+    return tones.model()
+
+
 def _smollm() -> Path:
     from tests.workloads import smollm
 
@@ -431,6 +437,13 @@ WORKLOADS: Mapping[str, Workload] = {
         title="Silero VAD, speech in noise",
         model=_voices,
         data="tests.workloads.voices:items",
+    ),
+    "tones": Workload(
+        title="Keys of a telephone under a voice, convolutions along time",
+        model=_tones,
+        data="tests.workloads.tones:items",
+        train="tests.workloads.tones:lessons",
+        settings=Settings(epochs=20),
     ),
 }
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(os.environ.get("VOICES", "/usr/share/asterisk/sounds"))
 
+PACKAGES = " ".join(f"asterisk-core-sounds-{language}-wav" for language in ("en", "es", "fr", "it"))
+
 REQUIREMENT = "silero-vad==6.2.3"
 MEMBER = "silero_vad/data/silero_vad_16k_op15.onnx"
 VERSION = 1
@@ -160,6 +162,20 @@ def probabilities(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.stack(found, axis=1)
 
 
+def spoken(voices: tuple[str, ...]) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield the seconds, [15936], in which there is speech for the most part, full scale being 1.
+
+    Raises:
+        FileNotFoundError: a voice is not there.
+    """
+    for voice in voices:
+        paths = sorted((FOLDER / voice).rglob("*.wav"))
+        if not paths:
+            raise FileNotFoundError(f"there is no {FOLDER / voice}: apt install {PACKAGES}")
+        for path in paths:
+            yield from _seconds(path)
+
+
 def _fold(path: Path) -> None:
     """Compute what is constant: the exporter puts weights in ONNX's order within the graph."""
     import onnx
@@ -179,13 +195,11 @@ def _scores(path: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _mixed(voices: tuple[str, ...]) -> Items:
     """Return each second of speech in noise, and after it a noise alone."""
     random, x = np.random.default_rng(SEED), []
-    for voice in voices:
-        for path in sorted((FOLDER / voice).rglob("*.wav")):
-            for speech in _seconds(path):
-                level = np.sqrt(np.square(speech).mean())
-                ratios = 10 ** (-random.uniform(*SNR_DB, size=2) / 20)
-                mixed, alone = (level * ratio * _noise(random, len(speech)) for ratio in ratios)
-                x += [_sixteen_bits(speech + mixed), _sixteen_bits(alone)]
+    for speech in spoken(voices):
+        level = np.sqrt(np.square(speech).mean())
+        ratios = 10 ** (-random.uniform(*SNR_DB, size=2) / 20)
+        mixed, alone = (level * ratio * _noise(random, len(speech)) for ratio in ratios)
+        x += [_sixteen_bits(speech + mixed), _sixteen_bits(alone)]
     return {"x": np.stack(x), "y": np.tile([1, 0], len(x) // 2)}
 
 
