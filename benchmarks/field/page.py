@@ -57,6 +57,7 @@ in: certainly more joules, or a loss of quality that is not certainly within the
 ![joules over the strongest lossless way against lost quality](field.svg)
 
 Named are joulewise, the best other and what loses more than 0.4 points; the tables below have all.
+What joulewise tried, and why each lost, stands in the records (`trials`).
 """
 
 

@@ -21,7 +21,7 @@ from benchmarks.field.table import ENVIRONMENTS, Peer, Workload
 from joulewise.bundle import open_bundle
 from joulewise.compress.process import ENVIRONMENT
 from joulewise.core.child import Child
-from joulewise.core.claim import Difference, Quality, Ratio
+from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Interval, Measurement, Sensor
 from joulewise.core.errors import InputError, ProgramError
 from joulewise.core.host import read_host
@@ -136,6 +136,7 @@ class Record:
         made_cpus: CPUs that joulewise had while it searched, and others while they made their
             versions; None in older records: all of the host's.
         entries: joulewise first.
+        trials: of joulewise's search, without their blocks and profiles.
         conditions: machine, versions, load.
     """
 
@@ -154,6 +155,7 @@ class Record:
     taught: bool
     made_cpus: int | None = None
     entries: tuple[Entry, ...]
+    trials: tuple[Trial, ...]
     conditions: Conditions
 
 
@@ -229,7 +231,7 @@ def measure(
         baseline_item_j=baseline.net_j_per_item, size_bytes=_size(made.versions[""].path),
         sensor=baseline.sensor, recipe=bundle.recipe, taught=workload.train is not None,
         made_cpus=bundle.host.logical_cpus, entries=tuple(entries.values()),
-        conditions=conditions_since(load_before),
+        trials=trials_of(bundle), conditions=conditions_since(load_before),
     )  # fmt: skip
 
 
@@ -453,6 +455,11 @@ def _measured(
             reached = spent_until(bundle, ratio.sampling_high) if kept and ratio else None
             found[name] = replace(found[name], ours_ratio=over, reached=reached)
     return found
+
+
+def trials_of(bundle: Bundle) -> tuple[Trial, ...]:
+    """Return what a search tried, without blocks and profiles, which would fill a record."""
+    return tuple(replace(trial, measurement=None, profile=None) for trial in bundle.trials)
 
 
 def spent_until(bundle: Bundle, ratio: float) -> Spent | None:

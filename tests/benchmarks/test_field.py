@@ -86,6 +86,9 @@ def test_all_are_judged_and_measured_alike(record: Record, tmp_path: Path) -> No
     assert found["nncf"].versions.keys() == {"nncf", "openvino"}
     assert found["gone"].reason == "cannot install it: ERROR: no matching distribution"
     assert "no_such_module" in str(found["broken"].reason)
+    assert record.recipe in [trial.recipe for trial in record.trials]
+    assert all(trial.reason for trial in record.trials if trial.recipe != record.recipe)
+    assert not any(trial.measurement or trial.profile for trial in record.trials)
     dump(record, tmp_path / "field-tiny.json")
     assert load(Record, tmp_path / "field-tiny.json") == record
     words = page([record])
