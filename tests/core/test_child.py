@@ -142,7 +142,7 @@ def test_a_crash_is_an_error_with_the_signal(running: Child) -> None:
 
 
 def test_a_kill_is_an_error_with_the_signal(running: Child) -> None:
-    with pytest.raises(ProgramError, match="was killed by signal 9: it said nothing"):
+    with pytest.raises(ProgramError, match="signal 9, as where memory runs out: it said nothing"):
         running.ask("kill")
 
 

@@ -167,6 +167,7 @@ class Child:
     def _obituary(self) -> str:
         code = self._process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how += ", as where memory runs out" if code == -signal.SIGKILL else ""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return f"{self.module} {how}: {lines[-1] if lines else 'it said nothing'}"
