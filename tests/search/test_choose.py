@@ -139,6 +139,23 @@ def test_every_loser_has_a_reason(candidate: float) -> None:
     assert [trial.recipe for trial in told if not trial.reason] == [winner]
 
 
+def test_what_is_cheaper_than_the_chosen_one_was_not_tested() -> None:
+    """Chances of the first three are about 0.25, 0.81 and 1; the last is none by its reason."""
+    doubtful = seen(measured(int8(kind="a"), 0.3), 60, 70)
+    likely = seen(measured(int8(kind="b"), 0.4), 20, 20)
+    sure = seen(measured(int8(kind="d"), 0.6), 3, 4)
+    hopeless = seen(measured(int8(kind="e"), 0.2), 0, 90)
+    trials = [FOUND, ANCHOR, sure, likely, doubtful, hopeless]
+    choice = chosen(trials)
+    assert choice.candidates == (sure, likely, doubtful)
+    reasons = [x.reason for x in with_reasons(trials, choice, sure.recipe, [likely.recipe])]
+    assert reasons[3:] == [
+        "failed the final test",
+        "0.50 x the joules of the chosen one, but one before it failed the final test",
+        "0.33 x the joules of the chosen one, but not in the final test",
+    ]
+
+
 def test_reasons_that_were_given_stay() -> None:
     trials = [FOUND, ANCHOR, failed(int8())]
     assert with_reasons(trials, chosen(trials), None)[2].reason == "it crashed"

@@ -236,8 +236,12 @@ def _reason(trial: Trial, choice: Choice, chosen: Recipe | None) -> str:
         return "the strongest lossless way: the baseline"
     for candidate in choice.candidates:
         if candidate.recipe == chosen:
-            times = _against(trial, candidate).value
-            return f"needs {times:.2f} x the joules of the chosen one"
+            times = f"{_against(trial, candidate).value:.2f} x the joules of the chosen one"
+            if _value(trial) >= _value(candidate):
+                return f"needs {times}"
+            if trial in choice.candidates:
+                return f"{times}, but one before it failed the final test"
+            return f"{times}, but not in the final test"
     against = _against(trial, choice.baseline)
     if against.value >= 1:
         return f"needs {against.value:.2f} x the joules of the strongest lossless way"
