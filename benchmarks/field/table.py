@@ -245,13 +245,13 @@ NOT_AHEAD: Mapping[str, str] = {
     "smollm": "both are NNCF's int8 (0.32 times the original by ONNX Runtime on one thread, in "
     "its search). Of what else kept the quality there, static int8 by ONNX Runtime needs 0.42 and "
     "LiteRT's dynamic int8 0.63; there was nothing to learn from",
-    "tones": "both are ONNX Runtime's static int8 of the whole network. Networks pruned to a third and "
-    "taught need less (0.23 in int8 and 0.26 in floats by LiteRT, instead of 0.33 times the original "
-    "by ONNX Runtime on one thread), but the surer of them lost 0.35 points in the final test, with "
-    "a bound of -0.57 where 0.5 may be lost",
     "text-angle": "both leave the model as it is and run it by OpenVINO. Its products take 2 to 6 "
     "times as long in int8 by ONNX Runtime (2.3 to 7.1 ms of a call instead of 1.2 ms); int8 by "
     "NNCF loses 4 to 12 points, LiteRT's static int8 3",
+    "tones": "both are ONNX Runtime's static int8 of the whole network. Networks pruned to a third "
+    "and taught need less (0.23 in int8 and 0.26 in floats by LiteRT, instead of 0.33 times the "
+    "original by ONNX Runtime on one thread), but the surer of them lost 0.35 points in the final "
+    "test, with a bound of -0.57 where 0.5 may be lost",
 }
 """Workload -> why joulewise's model is not certainly cheaper than the best other."""
 

@@ -236,12 +236,7 @@ def _reason(trial: Trial, choice: Choice, chosen: Recipe | None) -> str:
         return "the strongest lossless way: the baseline"
     for candidate in choice.candidates:
         if candidate.recipe == chosen:
-            times = f"{_against(trial, candidate).value:.2f} x the joules of the chosen one"
-            if _value(trial) >= _value(candidate):
-                return f"needs {times}"
-            if trial in choice.candidates:
-                return f"{times}, but one before it failed the final test"
-            return f"{times}, but not in the final test"
+            return _over_chosen(trial, candidate, choice)
     against = _against(trial, choice.baseline)
     if against.value >= 1:
         return f"needs {against.value:.2f} x the joules of the strongest lossless way"
@@ -254,6 +249,15 @@ def _reason(trial: Trial, choice: Choice, chosen: Recipe | None) -> str:
         f"{against.value:.2f} x the joules of the strongest lossless way, but the interval "
         f"{against.low:.2f} to {against.high:.2f} does not lie below 1"
     )
+
+
+def _over_chosen(trial: Trial, chosen: Trial, choice: Choice) -> str:
+    times = f"{_against(trial, chosen).value:.2f} x the joules of the chosen one"
+    if _value(trial) >= _value(chosen):
+        return f"needs {times}"
+    if trial in choice.candidates:
+        return f"{times}, but one before it failed the final test"
+    return f"{times}, but not in the final test"
 
 
 def _against(trial: Trial, other: Trial) -> Ratio:
