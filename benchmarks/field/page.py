@@ -23,8 +23,8 @@ MOST_LOST = 10.0
 """Points of quality at which the plot ends; what loses more lies on its edge."""
 
 NEAR_THE_EDGE, NAMED_LOST = 2.5, 0.004
-"""Points beyond which names stand before their marks; loss, as a fraction, from which others than
-joulewise and the best other have names."""
+"""Points beyond which names stand before their marks; loss, as a fraction, from which up to the end
+others than joulewise and the best other have names."""
 
 HEAD = """\
 # Side by side with others
@@ -56,7 +56,7 @@ in: certainly more joules, or a loss of quality that is not certainly within the
 
 ![joules over the strongest lossless way against lost quality](field.svg)
 
-Named are joulewise, the best other and what loses more than 0.4 points; the tables below have all.
+Named are joulewise, the best other and what loses 0.4 to 10 points; the tables below have all.
 What joulewise tried, and why each lost, stands in the records (`trials`).
 """
 
@@ -364,7 +364,9 @@ def plot(found: Sequence[Record]) -> str:
             axis=chart.Axis(values=[0, 0.1, 0.5, 1, 2, 5, 10], format=".2~r"),
         ),
         y=chart.Y(
-            "joules:Q", title="joules, lossless = 1", scale=chart.Scale(type="log", padding=15)
+            "joules:Q",
+            title="joules, lossless = 1",
+            scale=chart.Scale(type="log", padding=15, nice=False),
         ),
         color=chart.Color("what:N", title=None),
     )
@@ -380,9 +382,10 @@ def plot(found: Sequence[Record]) -> str:
 
 
 def _is_named(record: Record, entry: Entry) -> bool:
-    """Return whether the plot has room for its name; at hardly any loss there are too many."""
+    """Return whether the plot has room for its name: little loss, and the most, is that of many."""
     best, lost = best_peer(record), 0.0 if entry.difference is None else -entry.difference.value
-    return entry.peer == OURS or (best is not None and best.peer == entry.peer) or lost > NAMED_LOST
+    ahead = entry.peer == OURS or (best is not None and best.peer == entry.peer)
+    return ahead or NAMED_LOST < lost < MOST_LOST / 100
 
 
 def _kind(entry: Entry, margin: float) -> str:
