@@ -191,8 +191,8 @@ PEERS: Mapping[str, Peer] = {
         module="torch_pruning_half",
         environment="torch-pruning",
         packages=("torch-pruning", "torch"),
-        note="fine-tuning is that of its own benchmarks; it needs items to learn from; of MiniLM it "
-        "cuts a weight outside layers along another side than what that is added to, and fails",
+        note="fine-tuning is that of its own benchmarks; it needs items to learn from; of MiniLM "
+        "it cuts a weight outside layers along another side than what that is added to, and fails",
     ),
     "modelopt": Peer(
         title="ModelOpt int8",
