@@ -296,17 +296,19 @@ class _Run:
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """Make torch choose algorithms that give the same every time; leave it as it was."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    """Make torch choose algorithms that give the same every time; leave it as it was.
+
+    `torch.use_deterministic_algorithms` does the same, but imports Inductor first.
+    """
+    before = torch.get_deterministic_debug_mode()
     fills = torch.utils.deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[]):
-        torch.use_deterministic_algorithms(mode=True, warn_only=True)
+        torch.set_deterministic_debug_mode("warn")
         torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, gives nothing
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(mode=before, warn_only=warns)
+            torch.set_deterministic_debug_mode(before)
             torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
