@@ -156,6 +156,11 @@ def test_a_workload_that_is_unknown_says_which_there_are(
     assert "there is no workload 'no-such-workload'; choose from: demo" in capsys.readouterr().err
 
 
+def test_vectors_are_judged_by_their_neighbours() -> None:
+    """Unasked, the largest of their numbers would be taken for a class."""
+    assert WORKLOADS["sentences"].settings.kind == "vectors"
+
+
 def test_what_is_only_made_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["demo", "--make"])
