@@ -151,7 +151,7 @@ def test_what_is_cheaper_than_the_chosen_one_was_not_tested() -> None:
     reasons = [x.reason for x in with_reasons(trials, choice, sure.recipe, [likely.recipe])]
     assert reasons[3:] == [
         "failed the final test",
-        "0.50 x the joules of the chosen one, but one before it failed the final test",
+        "0.50 x the joules of the chosen one, but its turn in the final test did not come",
         "0.33 x the joules of the chosen one, but not in the final test",
     ]
 

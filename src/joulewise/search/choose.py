@@ -256,7 +256,7 @@ def _over_chosen(trial: Trial, chosen: Trial, choice: Choice) -> str:
     if _value(trial) >= _value(chosen):
         return f"needs {times}"
     if trial in choice.candidates:
-        return f"{times}, but one before it failed the final test"
+        return f"{times}, but its turn in the final test did not come"
     return f"{times}, but not in the final test"
 
 
