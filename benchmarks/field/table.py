@@ -263,8 +263,6 @@ NOT_RUN: Mapping[str, str] = {
     "end after 14 and 5 minutes on one CPU",
     "NNCF int8 with accuracy control, of R8, pictures and PDF pages,": "it was left out for the "
     "time that it takes",
-    "MiniLM, vectors of sentences,": "its record judged vectors by which of their numbers is the "
-    "largest, which says nothing of them, and was taken away; by neighbours it is still to come",
     "Torch-Pruning, of R8,": "it fails there as on 20 Newsgroups",
     "Olive, of 20 Newsgroups,": "the system ended it when it had all of 22 GB of memory",
 }
