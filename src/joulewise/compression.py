@@ -12,6 +12,7 @@ from pathlib import Path
 
 from joulewise import bundle as bundles
 from joulewise.compress.passes import check_step
+from joulewise.compress.process import Apply, Workshop
 from joulewise.core.claim import Claim
 from joulewise.core.energy import Interval
 from joulewise.core.errors import UsageError
@@ -151,9 +152,11 @@ def compress_model(
         )  # fmt: skip
         progress.stage(quality_words(session.judge.task, settings))
         bill = Bill(open_meter([os.getpid()]))
-        applied = tuple(
-            _apply(session, steps[: number + 1], bill, progress) for number in range(len(steps))
-        )
+        with Workshop() as workshop:
+            applied = tuple(
+                _apply(session, steps[: number + 1], bill, progress, workshop.apply)
+                for number in range(len(steps))
+            )
         made = Recipe(steps=steps, run=session.anchor.run)
         made = replace(made, run=_run_of(session.made(made), session))
         progress.stage(f"testing {made} on the hold-out")
@@ -192,7 +195,7 @@ def compress_model(
 
 
 def _apply(
-    session: Session, steps: tuple[Step, ...], bill: Bill, progress: Progress
+    session: Session, steps: tuple[Step, ...], bill: Bill, progress: Progress, apply: Apply
 ) -> AppliedStep:
     """Apply the last of `steps`, or read what it gave and cost before an interruption."""
     recipe = Recipe(steps=steps, run=session.anchor.run)
@@ -201,7 +204,7 @@ def _apply(
         return load(AppliedStep, note)
     progress.stage(f"applying {steps[-1]}")
     before, started = bill.meter.read(), time.monotonic()
-    made = session.make(recipe, progress.part)
+    made = session.make(recipe, progress.part, apply=apply)
     applied = AppliedStep(
         step=steps[-1],
         size_bytes=made.size_bytes,

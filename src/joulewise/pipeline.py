@@ -517,7 +517,10 @@ def check_quality(judge: Judge, usage: Usage) -> None:
 
 
 def quality_words(task: Task, settings: Settings) -> str:
-    """Return what counts as right, and where the tolerance came from if the user gave none."""
-    found = task.tolerance is not None and settings.tolerance is None
-    whose = ", the original's median error (--tolerance sets another)" if found else ""
-    return f"quality: {metric_words(task)}{whose}"
+    """Return what counts as right, and what was taken for granted where the user did not say."""
+    note = ""
+    if task.tolerance is not None and settings.tolerance is None:
+        note = ", the original's median error (--tolerance sets another)"
+    elif task.metric == "agreement" and settings.task == "auto":
+        note = "; outputs are taken for scores of classes (--task vectors or values says otherwise)"
+    return f"quality: {metric_words(task)}{note}"

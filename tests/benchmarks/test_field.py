@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.field.__main__ import lines_of, main, short
 from benchmarks.field.environments import EnvironmentFailedError, python_of
+from benchmarks.field.lanes import cpus, run_at_once
 from benchmarks.field.page import (
     PAGE,
     best_peer,
@@ -165,6 +166,34 @@ def test_what_is_only_made_needs_a_folder(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["demo", "--make"])
     assert "--make needs a --folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not cpus(), reason="this system gives no CPUs out")
+def test_what_runs_at_once_shares_the_cpus(tmp_path: Path) -> None:
+    names = [tmp_path / str(number) for number in range(3)]
+    count = min(2, len(cpus()))
+    words = "import os, sys; print(os.sched_getaffinity(0), file=open(sys.argv[1], 'w'))"
+    assert run_at_once([[sys.executable, "-c", words, str(name)] for name in names], count)
+    told = {name.read_text() for name in names}
+    shares = [set(map(int, each.strip("{}\n").split(", "))) for each in told]
+    assert len(shares) <= count
+    assert sum(map(len, shares)) == len(set.union(*shares))
+    assert set.union(*shares) <= set(cpus())
+
+
+@pytest.mark.skipif(not cpus(), reason="this system gives no CPUs out")
+def test_one_of_many_that_fails_is_told_and_the_rest_run(tmp_path: Path) -> None:
+    last = tmp_path / "last"
+    commands = [["false"], ["touch", str(last)]]
+    assert not run_at_once(commands, 1)
+    assert last.exists()
+
+
+@pytest.mark.parametrize("count", ["0", "1000000"])
+def test_every_workload_needs_a_cpu(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--at-once", count])
+    assert "--at-once may be 1 to" in capsys.readouterr().err
 
 
 def test_the_short_comparison_teaches_nothing() -> None:

@@ -18,8 +18,8 @@ from joulewise.compress.material import Material
 from joulewise.compression import Compressed
 from joulewise.core.errors import PassError, UsageError
 from joulewise.core.records import Bundle, load
-from joulewise.core.settings import Usage
-from joulewise.pipeline import check_quality
+from joulewise.core.settings import Settings, Usage
+from joulewise.pipeline import check_quality, quality_words
 from joulewise.report.card import render_card
 from joulewise.report.verdict import verdict_lines
 from joulewise.testing.models import vector_store
@@ -229,6 +229,14 @@ def test_a_language_model_is_tested_by_its_perplexity(tmp_path: Path) -> None:
     assert claim.difference.divergence_nats is not None
     assert claim.difference.agreement_ratio is not None
     assert 0.5 < claim.difference.agreement_ratio <= 1
+
+
+def test_what_is_taken_for_granted_is_told_unless_it_was_asked_for() -> None:
+    task = Task(metric="agreement")
+    told = quality_words(task, Settings())
+    assert told.endswith("taken for scores of classes (--task vectors or values says otherwise)")
+    assert quality_words(task, Settings(task="classes")) == ("quality: agreement with the original")
+    assert quality_words(Task(metric="top1"), Settings()) == "quality: accuracy"
 
 
 def test_a_least_quality_is_of_items_that_are_right() -> None:

@@ -66,6 +66,40 @@ def pid() -> int:
     return os.getpid()
 
 
+def linger(seconds: float) -> None:
+    tell(os.getpid())
+    time.sleep(seconds)
+
+
+def compute(seconds: float) -> float:
+    """Use CPU time for so long, s; return how much it was."""
+    began_s = time.process_time()
+    while time.process_time() - began_s < seconds:
+        pass
+    return time.process_time() - began_s
+
+
+def is_imported(module: str) -> bool:
+    return module in sys.modules
+
+
+def remember(value: str) -> list[str]:
+    """Return all that this process was ever told to remember."""
+    REMEMBERED.append(value)
+    return REMEMBERED
+
+
+REMEMBERED: list[str] = []
+
+
+def imports(modules: tuple[str, ...] = (), **_: object) -> tuple[str, ...]:
+    return modules
+
+
+def echo_with(value: object, modules: tuple[str, ...]) -> tuple[object, list[bool]]:
+    return value, [name in sys.modules for name in modules]
+
+
 if __name__ == "__main__":
     serve(
         {
@@ -83,6 +117,12 @@ if __name__ == "__main__":
                 sleep,
                 variable,
                 pid,
+                is_imported,
+                linger,
+                compute,
+                remember,
+                echo_with,
             )
-        }
+        },
+        imports if "COPIED" in os.environ else None,
     )

@@ -14,6 +14,7 @@ import pytest
 from joulewise.core import child
 from joulewise.core.child import Child
 from joulewise.core.errors import ProgramError
+from joulewise.meter.processes import ProcessTree
 
 HERE = Path(__file__).parent
 MODULE = "child_under_test"
@@ -35,9 +36,22 @@ def environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(HERE), *others])}
 
 
+COPIED = {"COPIED": "yes"}
+"""Has the module under test answer each request by a copy of its process."""
+
+copies = pytest.mark.skipif(not child.FORKS, reason="processes are copied on Linux only")
+
+
+@pytest.fixture(params=["itself", pytest.param("a copy", marks=copies)])
+def running(request: pytest.FixtureRequest) -> Iterator[Child]:
+    added = COPIED if request.param == "a copy" else {}
+    with Child(MODULE, environment() | added) as running:
+        yield running
+
+
 @pytest.fixture
-def running() -> Iterator[Child]:
-    with Child(MODULE, environment()) as running:
+def copied() -> Iterator[Child]:
+    with Child(MODULE, environment() | COPIED) as running:
         yield running
 
 
@@ -88,8 +102,34 @@ def test_another_interpreter_runs_it_where_one_is_named(tmp_path: Path) -> None:
     assert noted.exists()
 
 
-def test_pid_is_that_of_the_process_that_answers(running: Child) -> None:
-    assert running.ask("pid") == running.pid
+def test_pid_is_that_of_the_process_that_answers() -> None:
+    with Child(MODULE, environment()) as running:
+        assert running.ask("pid") == running.pid
+
+
+@copies
+def test_every_request_has_a_process_of_its_own(copied: Child) -> None:
+    assert len({copied.pid, *(copied.ask("pid") for _ in range(3))}) == 4
+    assert [copied.ask("remember", value=value) for value in "ab"] == [["a"], ["b"]]
+
+
+@copies
+def test_what_one_request_imports_others_find(copied: Child) -> None:
+    assert copied.ask("echo_with", value=1, modules=["wave", "no_such_module"]) == [
+        1, [True, False],
+    ]  # fmt: skip
+    assert copied.ask("is_imported", module="wave")
+    assert not copied.ask("is_imported", module="no_such_module")
+
+
+@copies
+def test_a_copy_is_billed_to_the_caller(copied: Child) -> None:
+    """What copies computed is counted while they run and after they have ended."""
+    tree = ProcessTree([os.getpid()])
+    before_s = tree.cpu_s()
+    spent_s = copied.ask("compute", seconds=0.3)
+    assert spent_s >= 0.3
+    assert tree.cpu_s() - before_s >= spent_s - 2 / os.sysconf("SC_CLK_TCK")
 
 
 def test_variables_are_added_to_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +174,26 @@ def test_a_child_goes_on_after_an_error(running: Child) -> None:
     with pytest.raises(ProgramError):
         running.ask("fail", text="once")
     assert running.ask("echo", value="still here") == "still here"
+
+
+def test_it_is_idle_unless_it_owes_an_answer_or_has_ended(running: Child) -> None:
+    assert running.idle
+    with pytest.raises(ProgramError):
+        running.ask("fail", text="once")
+    assert running.idle
+    with pytest.raises(KeyboardInterrupt):
+        running.ask("count", told=_interrupt, times=10)
+    assert not running.idle
+
+
+def test_it_is_not_idle_once_it_has_ended(running: Child) -> None:
+    with pytest.raises(ProgramError):
+        running.ask("kill")
+    assert not running.idle
+
+
+def _interrupt(_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_crash_is_an_error_with_the_signal(running: Child) -> None:
@@ -226,6 +286,21 @@ def test_an_error_in_the_caller_ends_the_child_at_once() -> None:
     with contextlib.suppress(KeyboardInterrupt), running:
         raise KeyboardInterrupt
     assert is_gone(running.pid)
+
+
+@copies
+def test_a_copy_ends_with_the_child() -> None:
+    heard: list[int] = []
+
+    def interrupt(pid: int) -> None:
+        heard.append(pid)
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt), Child(MODULE, environment() | COPIED) as running:
+        running.ask("linger", told=interrupt, seconds=600)
+    (pid,) = heard
+    assert pid != running.pid
+    assert until(lambda: is_gone(pid))
 
 
 @pytest.mark.parametrize("work", ["idle", "busy"])

@@ -1,20 +1,22 @@
-"""Apply a pass in a fresh process: quantizers print, leak, crash and phone home."""
+"""Apply passes in fresh processes: quantizers print, leak, crash and phone home."""
 
 from __future__ import annotations
 
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol, Self
 
 from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES
-from joulewise.core.child import Child
+from joulewise.core.child import FORKS, Child
 from joulewise.core.errors import PassError, ProgramError
 from joulewise.core.recipe import Step
 from joulewise.core.records import Artifact, describe_artifact
 
-__all__ = ["Tell", "apply_step"]
+__all__ = ["Apply", "Tell", "Workshop", "apply_step"]
 
 ENVIRONMENT = {
     "NNCF_CI": "1",
@@ -39,6 +41,22 @@ TIMEOUT_S = 1800.0
 
 Tell = Callable[[float, str], None]
 """Called with the share of the pass that is done, in [0, 1], and a few words."""
+
+
+class Apply(Protocol):
+    """Applies one step to a model."""
+
+    def __call__(
+        self,
+        step: Step,
+        source: Path,
+        material: Material,
+        folder: Path,
+        tell: Tell | None = None,
+        limit_s: float = math.inf,
+    ) -> Artifact:
+        """Return what was written to `folder`; see `apply_step`."""
+        ...
 
 
 def apply_step(
@@ -67,31 +85,89 @@ def apply_step(
         PassError: the pass does not fit the model, or failed.
         MissingExtraError: its packages are not installed.
     """
-    PASSES.require(step.name)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    checkpoint = folder.with_name(f"{folder.name}.progress")
-    stores = {"calibrate": material.calibrate, "train": material.train, "search": material.search}
-    with Child("joulewise.compress.worker", ENVIRONMENT) as child:
-        try:
-            files = child.ask(
-                "apply",
-                timeout_s=TIMEOUT_S,
-                limit_s=limit_s,
-                told=None if tell is None else lambda told: tell(*told),
-                name=step.name,
-                parameters=dict(step.parameters),
-                source=str(source.absolute()),
-                stores={k: str(v.folder.absolute()) for k, v in stores.items() if v is not None},
-                original=None if material.original is None else str(material.original.absolute()),
-                seed=material.seed,
-                values=material.values,
-                batch_items=material.batch_items,
-                training_s=material.training_s,
-                checkpoint=str(checkpoint.absolute()),
-                folder=str(folder.absolute()),
-            )
-        except ProgramError as error:
-            raise PassError(f"{step} failed: {error}") from error
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    return describe_artifact(folder, files, FORMATS.get(Path(files[0]).suffix, "onnx"))
+    with Workshop() as workshop:
+        return workshop.apply(step, source, material, folder, tell, limit_s)
+
+
+class Workshop:
+    """Applies steps one after the other, in the thread that made it.
+
+    Each has a fresh process, but what takes seconds to import is imported once for all of them,
+    where `joulewise.core.child` can copy a process.
+    """
+
+    def __init__(self) -> None:
+        self._child: Child | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process that is kept, if there is one."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def apply(
+        self,
+        step: Step,
+        source: Path,
+        material: Material,
+        folder: Path,
+        tell: Tell | None = None,
+        limit_s: float = math.inf,
+    ) -> Artifact:
+        """Return what was written to `folder`; see `apply_step`."""
+        PASSES.require(step.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        checkpoint = folder.with_name(f"{folder.name}.progress")
+        stores = {
+            "calibrate": material.calibrate,
+            "train": material.train,
+            "search": material.search,
+        }
+        files = self._ask(
+            step,
+            limit_s,
+            tell,
+            source=str(source.absolute()),
+            stores={k: str(v.folder.absolute()) for k, v in stores.items() if v is not None},
+            original=None if material.original is None else str(material.original.absolute()),
+            seed=material.seed,
+            values=material.values,
+            batch_items=material.batch_items,
+            training_s=material.training_s,
+            checkpoint=str(checkpoint.absolute()),
+            folder=str(folder.absolute()),
+        )
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        return describe_artifact(folder, files, FORMATS.get(Path(files[0]).suffix, "onnx"))
+
+    def _ask(self, step: Step, limit_s: float, tell: Tell | None, **arguments: object) -> list[str]:
+        """Return what the pass wrote; the process that is asked is kept if it then is idle."""
+        if self._child is not None and not self._child.idle:  # killed since the last step
+            self.close()
+        worker, self._child = self._child or Child("joulewise.compress.worker", ENVIRONMENT), None
+        with ExitStack() as stack:
+            stack.push(worker)
+            try:
+                files: list[str] = worker.ask(
+                    "apply",
+                    timeout_s=TIMEOUT_S,
+                    limit_s=limit_s,
+                    told=None if tell is None else lambda told: tell(*told),
+                    name=step.name,
+                    parameters=dict(step.parameters),
+                    **arguments,
+                )
+            except ProgramError as error:
+                raise PassError(f"{step} failed: {error}") from error
+            finally:
+                if FORKS and worker.idle:
+                    self._child = worker
+                    stack.pop_all()
+        return files

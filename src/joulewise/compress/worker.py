@@ -1,14 +1,29 @@
-"""The process in which one pass is applied. Started by `apply_step`."""
+"""The process in which passes are applied, each in a copy of it. Started by `Workshop`."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES
 from joulewise.core.child import serve
 from joulewise.workload.store import Store, open_store
+
+TORCH = ("torch",)
+LEARNING = ("torch", "torch._dynamo")  # imported by every optimizer of torch
+
+SHARED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("drop_blocks", "fold_batch_norm", "low_rank", "prune"), TORCH),
+    **dict.fromkeys(("distill", "litert", "qat"), LEARNING),
+}
+"""Pass -> modules whose import takes seconds and starts no threads."""
+
+
+def imports(name: str, **_: object) -> tuple[str, ...]:
+    """Return what the pass `name` shares with others."""
+    return SHARED.get(name, ())
 
 
 def apply(
@@ -46,4 +61,4 @@ def apply(
 
 
 if __name__ == "__main__":
-    serve({"apply": apply})
+    serve({"apply": apply}, imports)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import math
 import os
 import select
@@ -18,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, cast
@@ -27,10 +29,14 @@ import msgspec
 
 from joulewise.core.errors import JoulewiseError, ProgramError
 
-__all__ = ["Child", "serve", "tell"]
+__all__ = ["FORKS", "Child", "serve", "tell"]
 
 Handler = Callable[..., object]
+Imports = Callable[..., Sequence[str]]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+FORKS = sys.platform == "linux"
+"""Whether a process can be copied: macOS's own libraries do not bear it, Windows cannot."""
 
 
 class Child:
@@ -67,6 +73,7 @@ class Child:
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._answers = os.fdopen(reader, "rb", buffering=0)  # select knows nothing of buffers
         self._unread = b""
+        self._owes = False
 
     @property
     def pid(self) -> int:
@@ -77,6 +84,11 @@ class Child:
     def alive(self) -> bool:
         """Whether the process still runs."""
         return self._process.poll() is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has answered all that it was asked, and can be asked again."""
+        return self.alive and not self._owes
 
     def ask(
         self,
@@ -102,6 +114,7 @@ class Child:
         if self._requests.closed:
             raise ProgramError(f"{self.module} was closed")
         line = msgspec.json.encode({"request": request, "arguments": arguments}) + b"\n"
+        self._owes = True
         try:
             self._requests.write(line)
             self._requests.flush()
@@ -113,6 +126,7 @@ class Child:
             if not answer:
                 raise ProgramError(self._obituary())
             decoded = msgspec.json.decode(answer)
+            self._owes = "told" in decoded
             if "error" in decoded:
                 raise ProgramError(decoded["error"])
             if "answer" in decoded:
@@ -173,13 +187,25 @@ class Child:
         return f"{self.module} {how}: {lines[-1] if lines else 'it said nothing'}"
 
 
-def serve(handlers: Mapping[str, Handler]) -> None:
-    """Answer requests until the caller closes the pipe. Called by the child's ``__main__``."""
+def serve(handlers: Mapping[str, Handler], imports: Imports | None = None) -> None:
+    """Answer requests until the caller closes the pipe. Called by the child's ``__main__``.
+
+    Args:
+        handlers: by the name of the request.
+        imports: names modules that take long to import, by the arguments of a request. Given, and
+            where FORKS, each request is answered by a process of its own that has them already:
+            this one imports them once and is copied for every request. They must start no threads,
+            which a copy would lack.
+    """
     _die_with_parent()
     with os.fdopen(int(sys.argv[1]), "wb") as answers:
         _CALLERS.append(answers)
         for line in sys.stdin.buffer:
-            _send(answers, _answer(handlers, line))
+            if imports is not None and FORKS:
+                _import(imports(**msgspec.json.decode(line)["arguments"]))
+                _fork(partial(_send_answer, answers, handlers, line))
+            else:
+                _send_answer(answers, handlers, line)
 
 
 _CALLERS: list[IO[bytes]] = []
@@ -194,6 +220,35 @@ def tell(value: object) -> None:
     """
     for answers in _CALLERS:
         _send(answers, msgspec.json.encode({"told": value}))
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
+        with contextlib.suppress(Exception):  # whoever needs it then says what it fails on
+            importlib.import_module(name)
+
+
+def _fork(work: Callable[[], None]) -> None:
+    """Do some work in a copy of this process, and end like it where it does not come to its end."""
+    parent = os.getpid()
+    pid = os.fork()
+    if not pid:
+        _die_with_parent()
+        if os.getppid() == parent:  # else it was killed before the line above
+            work()
+        os._exit(0)  # without what is to be done at the end of the process that was copied
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    elif code:
+        os._exit(code)
+
+
+def _send_answer(answers: IO[bytes], handlers: Mapping[str, Handler], line: bytes) -> None:
+    _send(answers, _answer(handlers, line))
 
 
 def _send(answers: IO[bytes], line: bytes) -> None:

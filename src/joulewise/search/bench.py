@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from joulewise.compress.process import Tell
+from joulewise.compress.process import Apply, Tell, apply_step
 from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, PassError, ProgramError, SensorError
@@ -61,12 +61,20 @@ class Bench:
         session: the job, the terms and the machine.
         anchor: the open anchor program.
         tell: told of the progress of steps that report it.
+        apply: applies a step.
     """
 
-    def __init__(self, session: Session, anchor: ProgramProcess, tell: Tell | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        anchor: ProgramProcess,
+        tell: Tell | None = None,
+        apply: Apply = apply_step,
+    ) -> None:
         self.session = session
         self.anchor = anchor
         self.tell = tell
+        self.apply = apply
         self._originals: dict[RunSettings, Profile | None] = {}
 
     def try_recipe(
@@ -93,7 +101,9 @@ class Bench:
         """
         before, made, size_bytes = bill.meter.read(), None, None
         try:
-            size_bytes = self.session.make(recipe, self.tell, training_s, limit_s).size_bytes
+            size_bytes = self.session.make(
+                recipe, self.tell, training_s, limit_s, self.apply
+            ).size_bytes
             made = bill.meter.read()
             tried = self._too_large(recipe, size_bytes) or self._measure(
                 recipe, self.session.main_file(recipe), best_ratio

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from joulewise.compress.process import apply_step
+from joulewise.compress.process import Apply, Workshop
 from joulewise.core.claim import Trial
 from joulewise.core.energy import Interval, Sensor
 from joulewise.core.errors import PassError
@@ -231,8 +231,9 @@ def take_samples(session: Session, bill: Bill, say: Say) -> Samples:
         trial = bench.Bench(session, program).try_recipe(as_found, None, bill)
     check_runnable([trial])
     program_bytes = _peak_bytes(children=True)
-    steps = dict(_steps(session, bill, say))
-    body, taught = _taught(session, bill, say)
+    with Workshop() as workshop:
+        steps = dict(_steps(session, bill, say, workshop.apply))
+        body, taught = _taught(session, bill, say, workshop.apply)
     seconds = bill.seconds["preparation"]
     return Samples(
         sensor=bill.meter.sensor,
@@ -261,7 +262,7 @@ def _watched(bill: Bill) -> Iterator[list[Sample]]:
     found.append(Sample(seconds=_exactly(seconds), power_w=spent_j.scaled(1 / seconds)))
 
 
-def _steps(session: Session, bill: Bill, say: Say) -> Iterator[tuple[str, Sample]]:
+def _steps(session: Session, bill: Bill, say: Say, apply: Apply) -> Iterator[tuple[str, Sample]]:
     """Apply, for each runtime, the first step that a run applies for it."""
     for runtime in session.runtimes:
         recipes = (r for r in _changed(session) if r.steps and r.run.runtime == runtime)
@@ -273,7 +274,7 @@ def _steps(session: Session, bill: Bill, say: Say) -> Iterator[tuple[str, Sample
         whole = True
         with _watched(bill) as watched:
             try:
-                session.make(first, limit_s=STEP_S)
+                session.make(first, limit_s=STEP_S, apply=apply)
             except PassError:
                 pass  # so it will fail in the run, after as long
             except TimeoutError:
@@ -283,7 +284,9 @@ def _steps(session: Session, bill: Bill, say: Say) -> Iterator[tuple[str, Sample
         yield runtime, replace(found, seconds=seconds)
 
 
-def _taught(session: Session, bill: Bill, say: Say) -> tuple[int | None, Sample | None]:
+def _taught(
+    session: Session, bill: Bill, say: Say, apply: Apply
+) -> tuple[int | None, Sample | None]:
     """Return the first body that can be made narrower, and what teaching the result takes."""
     train = session.workload.train
     if train is None or session.settings.lossless_only:
@@ -297,17 +300,17 @@ def _taught(session: Session, bill: Bill, say: Say) -> tuple[int | None, Sample 
         say("cutting the model down")
         narrow = Recipe(steps=(*body, prune), run=session.anchor.run)
         try:
-            session.make(narrow, limit_s=STEP_S)
+            session.make(narrow, limit_s=STEP_S, apply=apply)
         except (PassError, TimeoutError):
             continue
         say(f"teaching it for {TEACH_S:g} s at the most")
         with _watched(bill) as watched:
-            seconds = _teach(session, narrow, distill, train)
+            seconds = _teach(session, narrow, distill, train, apply)
         return number, replace(watched[0], seconds=seconds)
     return None, None
 
 
-def _teach(session: Session, narrow: Recipe, distill: Step, train: Store) -> Interval:
+def _teach(session: Session, narrow: Recipe, distill: Step, train: Store, apply: Apply) -> Interval:
     """Teach a narrow model for a while; return how long the whole training will take, s."""
     lessons = min(LESSONS, train.items)
     few = write_store(
@@ -328,9 +331,7 @@ def _teach(session: Session, narrow: Recipe, distill: Step, train: Store) -> Int
     material = replace(session.material, train=few, search=None)
     began_s, ended = time.monotonic(), False
     try:
-        apply_step(
-            again, session.main_file(narrow), material, session.folder / "taught", told, TEACH_S
-        )
+        apply(again, session.main_file(narrow), material, session.folder / "taught", told, TEACH_S)
         ended = True
     except (PassError, TimeoutError):
         pass

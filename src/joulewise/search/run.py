@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
-from joulewise.compress.process import Tell
+from joulewise.compress.process import Tell, Workshop
 from joulewise.core.claim import Trial
 from joulewise.core.errors import PassError, ProgramError, SensorError
 from joulewise.core.recipe import Recipe, RunSettings, Step
@@ -101,9 +101,12 @@ def search(
     workload, sensor = session.workload, bill.meter.sensor
     identity = session.identity(f"{sensor.name}, {sensor.source}")  # calibrated since, or not
     study = Study(session.folder, identity, study_url)
-    with ProgramProcess(
-        workload.model.path, session.anchor.run, workload.search, workload.usage.batch_items
-    ) as program:
+    with (
+        ProgramProcess(
+            workload.model.path, session.anchor.run, workload.search, workload.usage.batch_items
+        ) as program,
+        Workshop() as workshop,
+    ):
         unfinished = Unfinished(session.folder, bill, study.has)
 
         def told(share: float, words: str) -> None:
@@ -112,7 +115,7 @@ def search(
                 tell(share, words)
 
         attempt = _Attempt(
-            bench=Bench(session, program, told),
+            bench=Bench(session, program, told, workshop.apply),
             study=study,
             bill=bill,
             announce=announce,

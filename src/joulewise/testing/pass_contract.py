@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ import pytest
 
 from joulewise.compress import process
 from joulewise.compress.material import Material
-from joulewise.compress.process import apply_step
+from joulewise.compress.process import Workshop, apply_step
 from joulewise.core.child import Child
 from joulewise.core.errors import PassError
 from joulewise.core.recipe import RunSettings, Step
@@ -50,6 +50,12 @@ class PassContract:
     runtime: ClassVar[str]
     make: ClassVar[Callable[..., Path]] = staticmethod(models.conv_classifier)
 
+    @pytest.fixture(scope="class")
+    def workshop(self) -> Iterator[Workshop]:
+        """Give where the pass is applied."""
+        with Workshop() as workshop:
+            yield workshop
+
     @pytest.fixture
     def model(self, tmp_path: Path) -> Path:
         """Give a model that the pass can change, with a free batch."""
@@ -76,10 +82,10 @@ class PassContract:
         wanted = models.reference_answers(original, items.batch(0, items.items))
         return float(np.mean(np.argmax(scores, axis=1) == wanted))
 
-    def check_result(self, model: Path, items: Store, folder: Path) -> Artifact:
+    def check_result(self, model: Path, items: Store, folder: Path, workshop: Workshop) -> Artifact:
         """Apply the pass and check what must hold for every model; return the artifact."""
         before = _digests(model.parent)
-        made = apply_step(self.step, model, self.material(items), folder / "made")
+        made = workshop.apply(self.step, model, self.material(items), folder / "made")
         assert _digests(model.parent) == before, "the input was touched"
         assert made.files
         for name in made.files:
@@ -92,43 +98,51 @@ class PassContract:
         assert share >= LEAST_AGREEMENT
         return made
 
-    def test_result_does_the_same_job(self, model: Path, items: Store, tmp_path: Path) -> None:
+    def test_result_does_the_same_job(
+        self, model: Path, items: Store, tmp_path: Path, workshop: Workshop
+    ) -> None:
         """The input stays, the result opens in its runtime and mostly answers the same."""
         moved = _alone(model, tmp_path)
-        self.check_result(moved, items, tmp_path)
+        self.check_result(moved, items, tmp_path, workshop)
 
-    def test_size_is_the_same_every_time(self, model: Path, items: Store, tmp_path: Path) -> None:
+    def test_size_is_the_same_every_time(
+        self, model: Path, items: Store, tmp_path: Path, workshop: Workshop
+    ) -> None:
         """Applying it again gives as many bytes, in a folder that held something else."""
         folder = tmp_path / "made"
-        first = apply_step(self.step, model, self.material(items), folder)
+        first = workshop.apply(self.step, model, self.material(items), folder)
         (folder / "left-over").write_text("from an interrupted run")
-        second = apply_step(self.step, model, self.material(items), folder)
+        second = workshop.apply(self.step, model, self.material(items), folder)
         assert second.size_bytes == first.size_bytes
         assert not (folder / "left-over").exists()
 
-    def test_fixed_batch_and_weights_in_a_second_file(self, tmp_path: Path) -> None:
+    def test_fixed_batch_and_weights_in_a_second_file(
+        self, tmp_path: Path, workshop: Workshop
+    ) -> None:
         """Such a model works, none of its files is touched, the items need not fill a batch."""
         (tmp_path / "in").mkdir()
         model = self.make(tmp_path / "in" / "model.onnx", batch=BATCH_ITEMS, external=True)
         assert len(list(model.parent.iterdir())) == 2
         items = self.store(tmp_path / "few", model, BATCH_ITEMS * 8 - 1)
-        self.check_result(model, items, tmp_path)
+        self.check_result(model, items, tmp_path, workshop)
 
-    def test_nothing_to_change_is_one_line(self, tmp_path: Path) -> None:
+    def test_nothing_to_change_is_one_line(self, tmp_path: Path, workshop: Workshop) -> None:
         """A model without an operator for it is refused, not passed through."""
         model = models.pointwise(tmp_path / "pointwise.onnx")
         few = models.vector_store(tmp_path / "vectors", 8)
         with pytest.raises(PassError) as caught:
-            apply_step(self.step, model, self.material(few), tmp_path / "made")
+            workshop.apply(self.step, model, self.material(few), tmp_path / "made")
         assert "\n" not in str(caught.value)
         assert str(self.step) in str(caught.value)
 
-    def test_damaged_model_is_one_line(self, items: Store, tmp_path: Path) -> None:
+    def test_damaged_model_is_one_line(
+        self, items: Store, tmp_path: Path, workshop: Workshop
+    ) -> None:
         """Garbage is an error of the pass."""
         model = tmp_path / "garbage.onnx"
         model.write_bytes(b"\x08garbage" * 20)
         with pytest.raises(PassError) as caught:
-            apply_step(self.step, model, self.material(items), tmp_path / "made")
+            workshop.apply(self.step, model, self.material(items), tmp_path / "made")
         assert "\n" not in str(caught.value)
 
     def test_nothing_is_reported_over_the_network(
