@@ -34,14 +34,14 @@ its documentation says, with defaults where that leaves something open, in an en
 (`benchmarks/field/peers`), and hands back a file within 20 minutes. All files answer the same
 held-out items, one at a time and on one thread, and take turns while joules are read. Optimisers of
 PyTorch models get the network as a module of torch's own layers, made from the ONNX file. `make
-bench WORKLOAD=demo` makes one of the records, `make bench` all of them; `make bench SHORT=1` is a
-short look at two, where nothing learns. Where it says that versions were made on one CPU, two
-workloads were at work side by side, each on a CPU of its own (`taskset -c 0 python -m
-benchmarks.field WORKLOAD --make --folder DIR`); what they cost was then measured with hardly
-anything else running (the records have the load). But Fashion-MNIST without items to learn from,
-ECG5000, Letters, PP-OCR's angle and the watch aside, all shared two CPUs with other work while
-their versions were made and while they were measured, so of them all that is told in seconds is
-rather too long. On 20 Newsgroups one way to quantize was ended by hand after 6 minutes.
+bench WORKLOAD=demo` makes one of the records, `make bench` all of them, `make bench AT_ONCE=2` two
+at once, each on half of the CPUs; `make bench SHORT=1` is a short look at two, where nothing
+learns. Where it says that versions were made on one CPU, two workloads were at work side by side,
+each on a CPU of its own; what they cost was then measured with hardly anything else running (the
+records have the load). But Fashion-MNIST without items to learn from, ECG5000, Letters, PP-OCR's
+angle and the watch aside, all shared two CPUs with other work while their versions were made and
+while they were measured, so of them all that is told in seconds is rather too long. On 20
+Newsgroups one way to quantize was ended by hand after 6 minutes.
 
 joulewise was run on FordA three times. With 20 epochs, and with 40, the taught network that it
 chose failed the final test (bounds of -1.10 and -1.84 points, 1 allowed), and LiteRT's dynamic int8

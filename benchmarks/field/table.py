@@ -261,9 +261,8 @@ NOT_RUN: Mapping[str, str] = {
     "on CPUs its documentation uses `torch.compile` alone, which is above",
     "NNCF int8 with accuracy control, of PP-OCR's angle and of Magika,": "it had not come to an "
     "end after 14 and 5 minutes on one CPU",
-    "NNCF int8 with accuracy control, of R8, pictures and PDF pages,": "it was left out for the "
-    "time that it takes",
-    "Torch-Pruning, of R8,": "it fails there as on 20 Newsgroups",
+    "NNCF int8 with accuracy control, of pictures and PDF pages,": "it was left out for the time "
+    "that it takes",
     "Olive, of 20 Newsgroups,": "the system ended it when it had all of 22 GB of memory",
 }
 """What is not compared, and why."""

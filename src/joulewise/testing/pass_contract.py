@@ -51,7 +51,8 @@ class PassContract:
     make: ClassVar[Callable[..., Path]] = staticmethod(models.conv_classifier)
 
     @pytest.fixture(scope="class")
-    def workshop(self) -> Iterator[Workshop]:
+    @classmethod
+    def workshop(cls) -> Iterator[Workshop]:
         """Give where the pass is applied."""
         with Workshop() as workshop:
             yield workshop
