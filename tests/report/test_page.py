@@ -5,6 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,24 @@ def test_page_without_vl_convert_says_how_to_get_the_plot(monkeypatch: pytest.Mo
     assert "vl_convert is not installed" in render_page(make_bundle())
     with pytest.raises(MissingExtraError):
         plot_script()
+
+
+def test_the_script_of_the_plots_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    script = plot_script()
+    (kept,) = (tmp_path / "joulewise").iterdir()
+    assert "vegaEmbed" in script
+    assert kept.read_text(encoding="utf-8") == script
+    kept.write_text("of the next run")
+    assert plot_script() == "of the next run"
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert "vegaEmbed" in plot_script()
 
 
 @pytest.mark.usefixtures("no_altair")

@@ -27,7 +27,7 @@ from joulewise.meter.interleave import least_block_s
 from joulewise.meter.table import MeterStatus, open_meter, probe_meter, probe_meters
 from joulewise.report.text import joules, seconds
 
-PLOT_PACKAGES = ("altair", "vl_convert")
+PLOT_PACKAGES = ("altair", "vl_convert", "platformdirs")
 
 COMPONENTS: Mapping[Component | Literal["dram"], str] = {
     "cpu": "CPU",
