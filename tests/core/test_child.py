@@ -211,6 +211,11 @@ def test_an_end_is_an_error_with_exit_code_and_last_words(running: Child) -> Non
         running.ask("leave", text="first\nout of memory")
 
 
+def test_an_end_without_an_answer_is_an_error_even_if_it_claims_success(running: Child) -> None:
+    with pytest.raises(ProgramError, match=r"ended with exit code 0: no reason to stay$"):
+        running.ask("leave", text="no reason to stay", code=0)
+
+
 def test_a_dead_child_cannot_be_asked_again(running: Child) -> None:
     for _ in range(2):
         with pytest.raises(ProgramError, match="was killed by signal 9"):

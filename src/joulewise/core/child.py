@@ -35,6 +35,9 @@ Handler = Callable[..., object]
 Imports = Callable[..., Sequence[str]]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+DONE = 99
+"""Exit code of a copy that has answered; any other was chosen by a library that ended it."""
+
 FORKS = sys.platform == "linux"
 """Whether a process can be copied: macOS's own libraries do not bear it, Windows cannot."""
 
@@ -236,14 +239,14 @@ def _fork(work: Callable[[], None]) -> None:
         _die_with_parent()
         if os.getppid() == parent:  # else it was killed before the line above
             work()
-        os._exit(0)  # without what is to be done at the end of the process that was copied
+        os._exit(DONE)  # without what is to be done at the end of the process that was copied
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         with contextlib.suppress(OSError):  # SIGKILL has no handler
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
-    elif code:
+    elif code != DONE:
         os._exit(code)
 
 
