@@ -261,8 +261,7 @@ NOT_RUN: Mapping[str, str] = {
     "Pruna 0.3.4": "its import needs torchvision, of which this PyTorch had no build to be had; "
     "on CPUs its documentation uses `torch.compile` alone, which is above",
     "NNCF int8 with accuracy control, of PP-OCR's angle and of Magika,": "it had not come to an "
-    "end after 14 and 5 minutes on one CPU",
-    "NNCF int8 with accuracy control, of PDF pages,": "it was left out for the time that it takes",
+    "end after 20 and 5 minutes on one CPU",
     "Olive, of 20 Newsgroups,": "the system ended it when it had all of 22 GB of memory",
 }
 """What is not compared, and why."""
