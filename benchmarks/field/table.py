@@ -239,7 +239,8 @@ NOT_AHEAD: Mapping[str, str] = {
     "was chosen (1.09 then)",
     "pages": "both leave the model as it is and run it by OpenVINO. NNCF's int8 needs 0.64 of "
     "that, but not one of the 121 maps then stays within 5 % of the original's; nor does one by "
-    "any other int8 that ran, ours with nodes left in floats among them",
+    "any other int8 that ran, ours with nodes left in floats among them. NNCF's accuracy control "
+    "turns so much back to floats that one map is lost, and needs no less than the original",
     "pictures": "both leave the model as it is and run it by OpenVINO. What others make in int8 "
     "and needs less loses 7 to 59 points, least by NNCF with accuracy control (0.74 of OpenVINO); "
     "the nearest in joulewise's search, static int8 with "
