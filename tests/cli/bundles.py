@@ -48,7 +48,7 @@ def make_cheaper_bundle(folder: Path) -> Bundle:
         )
 
 
-def add_waste(model: Path, target: Path) -> Path:
+def add_waste(model: Path, target: Path, layers: int = LAYERS) -> Path:
     """Write `model` with convolutions whose result is added times 1e-9."""
     proto = onnx.load(model)
     graph, scores = proto.graph, proto.graph.output[0].name
@@ -57,7 +57,7 @@ def add_waste(model: Path, target: Path) -> Path:
         node.output[:] = ["plain" if name == scores else name for name in node.output]
     weights: dict[str, Any] = {"scale": np.array([1e-9])}
     last, channels = "x", 1
-    for layer in range(LAYERS):
+    for layer in range(layers):
         weights[f"waste{layer}"] = random.normal(0, 0.05, (CHANNELS, channels, 3, 3))
         graph.node.append(
             helper.make_node("Conv", [last, f"waste{layer}"], [f"w{layer}"], pads=[1, 1, 1, 1])
