@@ -242,10 +242,10 @@ NOT_AHEAD: Mapping[str, str] = {
     "any other int8 that ran, ours with nodes left in floats among them. NNCF's accuracy control "
     "turns so much back to floats that one map is lost, and needs no less than the original",
     "pictures": "both leave the model as it is and run it by OpenVINO. What others make in int8 "
-    "and needs less loses 7 to 59 points, least by NNCF with accuracy control (0.74 of OpenVINO); "
-    "the nearest in joulewise's search, static int8 with "
-    "five nodes left in floats and ranges without the outermost 0.01 %, changed 11 of 215 "
-    "answers, where 5 % may change (0.57 times the original by ONNX Runtime on one thread)",
+    "and needs less loses 7 to 59 points, least by NNCF with accuracy control (0.75 of OpenVINO); "
+    "the nearest in joulewise's search, static int8 with five nodes left in floats and ranges "
+    "without the outermost 0.01 %, changed 11 of 215 answers, where 5 % may change (0.57 times the "
+    "original by ONNX Runtime on one thread)",
     "smollm": "both are NNCF's int8 (0.32 times the original by ONNX Runtime on one thread, in "
     "its search). Of what else kept the quality there, static int8 by ONNX Runtime needs 0.42 and "
     "LiteRT's dynamic int8 0.63; there was nothing to learn from",

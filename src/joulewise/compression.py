@@ -12,7 +12,7 @@ from pathlib import Path
 
 from joulewise import bundle as bundles
 from joulewise.compress.passes import check_step
-from joulewise.compress.process import Apply, Workshop
+from joulewise.compress.process import Workshop
 from joulewise.core.claim import Claim
 from joulewise.core.energy import Interval
 from joulewise.core.errors import UsageError
@@ -154,7 +154,7 @@ def compress_model(
         bill = Bill(open_meter([os.getpid()]))
         with Workshop() as workshop:
             applied = tuple(
-                _apply(session, steps[: number + 1], bill, progress, workshop.apply)
+                _apply(session, steps[: number + 1], bill, progress, workshop)
                 for number in range(len(steps))
             )
         made = Recipe(steps=steps, run=session.anchor.run)
@@ -195,7 +195,7 @@ def compress_model(
 
 
 def _apply(
-    session: Session, steps: tuple[Step, ...], bill: Bill, progress: Progress, apply: Apply
+    session: Session, steps: tuple[Step, ...], bill: Bill, progress: Progress, workshop: Workshop
 ) -> AppliedStep:
     """Apply the last of `steps`, or read what it gave and cost before an interruption."""
     recipe = Recipe(steps=steps, run=session.anchor.run)
@@ -204,7 +204,7 @@ def _apply(
         return load(AppliedStep, note)
     progress.stage(f"applying {steps[-1]}")
     before, started = bill.meter.read(), time.monotonic()
-    made = session.make(recipe, progress.part, apply=apply)
+    made = session.make(recipe, progress.part, workshop=workshop)
     applied = AppliedStep(
         step=steps[-1],
         size_bytes=made.size_bytes,

@@ -10,12 +10,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from joulewise.compress.process import Workshop
 from joulewise.core.recipe import Recipe, RunSettings, Step
 from joulewise.core.records import Artifact, Bundle, describe_artifact
 from joulewise.core.settings import Settings
 from joulewise.pipeline import optimize
-from joulewise.search import run
+from joulewise.search import run, session
 from tests.models import Job, make_job, shorten_plans
 
 CHANNELS = 48
@@ -37,7 +36,7 @@ def make_cheaper_bundle(folder: Path) -> Bundle:
         shorten_plans(patch)
         patch.setattr(run, "lossless_recipes", lambda *_: lossless)
         patch.setattr(run, "changed_recipes", lambda *_: changed)
-        patch.setattr(Workshop, "apply", lambda *given: remove_waste(job, given[4]))
+        patch.setattr(session, "apply_step", lambda *given: remove_waste(job, given[3]))
         return optimize(
             wasteful,
             str(job.data),

@@ -235,7 +235,7 @@ def test_what_is_taken_for_granted_is_told_unless_it_was_asked_for() -> None:
     task = Task(metric="agreement")
     told = quality_words(task, Settings())
     assert told.endswith("taken for scores of classes (--task vectors or values says otherwise)")
-    assert quality_words(task, Settings(task="classes")) == ("quality: agreement with the original")
+    assert quality_words(task, Settings(task="classes")) == "quality: agreement with the original"
     assert quality_words(Task(metric="top1"), Settings()) == "quality: accuracy"
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from joulewise.compress.material import Material
-from joulewise.compress.process import Workshop
+from joulewise.compress.process import Workshop, apply_step
 from joulewise.core.child import FORKS
 from joulewise.core.errors import PassError
 from joulewise.core.recipe import Step
 from joulewise.core.records import Artifact
 from joulewise.testing import models
+
+STATIC = Step(name="static_int8")
 
 
 @pytest.fixture
@@ -30,10 +32,7 @@ def material(tmp_path: Path) -> Material:
 
 
 def made(workshop: Workshop, folder: Path, material: Material, name: str) -> Artifact:
-    return workshop.apply(STATIC, folder / "model.onnx", material, folder / name)
-
-
-STATIC = Step(name="static_int8")
+    return apply_step(STATIC, folder / "model.onnx", material, folder / name, workshop=workshop)
 
 
 def pid(workshop: Workshop) -> int:
@@ -49,7 +48,9 @@ def test_one_process_serves_all_steps_those_that_fail_too(
     known = pid(workshop)
     (tmp_path / "garbage.onnx").write_bytes(b"\x08garbage" * 20)
     with pytest.raises(PassError):
-        workshop.apply(STATIC, tmp_path / "garbage.onnx", material, tmp_path / "none")
+        apply_step(
+            STATIC, tmp_path / "garbage.onnx", material, tmp_path / "none", workshop=workshop
+        )
     assert made(workshop, tmp_path, material, "second").size_bytes == first.size_bytes
     assert pid(workshop) == known
 
@@ -68,5 +69,8 @@ def test_a_step_that_took_too_long_holds_nobody_up(
     workshop: Workshop, material: Material, tmp_path: Path
 ) -> None:
     with pytest.raises(TimeoutError):
-        workshop.apply(STATIC, tmp_path / "model.onnx", material, tmp_path / "late", limit_s=0.01)
+        apply_step(
+            STATIC, tmp_path / "model.onnx", material, tmp_path / "late", limit_s=0.01,
+            workshop=workshop,
+        )  # fmt: skip
     assert made(workshop, tmp_path, material, "next").files

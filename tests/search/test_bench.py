@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from joulewise.compress.process import Workshop
 from joulewise.core.claim import Difference
 from joulewise.core.recipe import Recipe
 from joulewise.core.records import Artifact, describe_artifact
 from joulewise.core.settings import Settings
 from joulewise.core.statistics import lower_bound
 from joulewise.pipeline import optimize
-from joulewise.search import run
+from joulewise.search import run, session
 from joulewise.search.bench import _quality_reason, foreseen_bound
 from tests.cli.bundles import add_waste
 from tests.models import make_job, shorten_plans
@@ -84,7 +83,7 @@ def test_candidate_that_costs_more_is_explained(
     shorten_plans(monkeypatch)
     monkeypatch.setattr(run, "lossless_recipes", lambda *_: (Recipe(run=ONE_THREAD.run),))
     monkeypatch.setattr(run, "changed_recipes", lambda *_: (int8(),))
-    monkeypatch.setattr(Workshop, "apply", lambda *given: wasteful(given[4]))
+    monkeypatch.setattr(session, "apply_step", lambda *given: wasteful(given[3]))
     settings = Settings(margin=0.05, runtimes=("onnxruntime",), meter="cpu-time", proposals=0)
     bundle = optimize(job.model, str(job.data), tmp_path / "out", settings=settings)
     original, candidate = bundle.trials

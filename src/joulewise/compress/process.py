@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from joulewise.compress.material import Material
 from joulewise.compress.passes import PASSES
@@ -16,7 +16,7 @@ from joulewise.core.errors import PassError, ProgramError
 from joulewise.core.recipe import Step
 from joulewise.core.records import Artifact, describe_artifact
 
-__all__ = ["Apply", "Tell", "Workshop", "apply_step"]
+__all__ = ["Tell", "Workshop", "apply_step"]
 
 ENVIRONMENT = {
     "NNCF_CI": "1",
@@ -43,54 +43,8 @@ Tell = Callable[[float, str], None]
 """Called with the share of the pass that is done, in [0, 1], and a few words."""
 
 
-class Apply(Protocol):
-    """Applies one step to a model."""
-
-    def __call__(
-        self,
-        step: Step,
-        source: Path,
-        material: Material,
-        folder: Path,
-        tell: Tell | None = None,
-        limit_s: float = math.inf,
-    ) -> Artifact:
-        """Return what was written to `folder`; see `apply_step`."""
-        ...
-
-
-def apply_step(
-    step: Step,
-    source: Path,
-    material: Material,
-    folder: Path,
-    tell: Tell | None = None,
-    limit_s: float = math.inf,
-) -> Artifact:
-    """Apply one step to the model at `source` and return what was written to `folder`.
-
-    What an interrupted run left in `folder` is removed first. What it kept on purpose lies beside
-    it, in a folder of the same name with ``.progress`` added, and is gone on from.
-
-    Args:
-        step: the pass and its parameters.
-        source: the model to change.
-        material: what it may learn from; its own checkpoint folder is not used.
-        folder: where the new model goes.
-        tell: told of the progress of a pass that reports it.
-        limit_s: longest time that it may take, s.
-
-    Raises:
-        TimeoutError: it took longer than `limit_s`.
-        PassError: the pass does not fit the model, or failed.
-        MissingExtraError: its packages are not installed.
-    """
-    with Workshop() as workshop:
-        return workshop.apply(step, source, material, folder, tell, limit_s)
-
-
 class Workshop:
-    """Applies steps one after the other, in the thread that made it.
+    """Where steps are applied one after the other, by the thread that made it.
 
     Each has a fresh process, but what takes seconds to import is imported once for all of them,
     where `joulewise.core.child` can copy a process.
@@ -111,44 +65,18 @@ class Workshop:
             self._child.close()
             self._child = None
 
-    def apply(
-        self,
-        step: Step,
-        source: Path,
-        material: Material,
-        folder: Path,
-        tell: Tell | None = None,
-        limit_s: float = math.inf,
-    ) -> Artifact:
-        """Return what was written to `folder`; see `apply_step`."""
-        PASSES.require(step.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        checkpoint = folder.with_name(f"{folder.name}.progress")
-        stores = {
-            "calibrate": material.calibrate,
-            "train": material.train,
-            "search": material.search,
-        }
-        files = self._ask(
-            step,
-            limit_s,
-            tell,
-            source=str(source.absolute()),
-            stores={k: str(v.folder.absolute()) for k, v in stores.items() if v is not None},
-            original=None if material.original is None else str(material.original.absolute()),
-            seed=material.seed,
-            values=material.values,
-            batch_items=material.batch_items,
-            training_s=material.training_s,
-            checkpoint=str(checkpoint.absolute()),
-            folder=str(folder.absolute()),
-        )
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        return describe_artifact(folder, files, FORMATS.get(Path(files[0]).suffix, "onnx"))
+    def ask(self, tell: Tell | None, limit_s: float, **arguments: object) -> list[str]:
+        """Return what a pass wrote; the process that is asked is kept if it then is idle.
 
-    def _ask(self, step: Step, limit_s: float, tell: Tell | None, **arguments: object) -> list[str]:
-        """Return what the pass wrote; the process that is asked is kept if it then is idle."""
+        Args:
+            tell: told of the progress of a pass that reports it.
+            limit_s: longest time that it may take, s.
+            arguments: of `joulewise.compress.worker.apply`.
+
+        Raises:
+            TimeoutError: it took longer than `limit_s`.
+            ProgramError: it failed.
+        """
         if self._child is not None and not self._child.idle:  # killed since the last step
             self.close()
         worker, self._child = self._child or Child("joulewise.compress.worker", ENVIRONMENT), None
@@ -160,14 +88,66 @@ class Workshop:
                     timeout_s=TIMEOUT_S,
                     limit_s=limit_s,
                     told=None if tell is None else lambda told: tell(*told),
-                    name=step.name,
-                    parameters=dict(step.parameters),
                     **arguments,
                 )
-            except ProgramError as error:
-                raise PassError(f"{step} failed: {error}") from error
             finally:
                 if FORKS and worker.idle:
                     self._child = worker
                     stack.pop_all()
         return files
+
+
+def apply_step(
+    step: Step,
+    source: Path,
+    material: Material,
+    folder: Path,
+    tell: Tell | None = None,
+    limit_s: float = math.inf,
+    workshop: Workshop | None = None,
+) -> Artifact:
+    """Apply one step to the model at `source` and return what was written to `folder`.
+
+    What an interrupted run left in `folder` is removed first. What it kept on purpose lies beside
+    it, in a folder of the same name with ``.progress`` added, and is gone on from.
+
+    Args:
+        step: the pass and its parameters.
+        source: the model to change.
+        material: what it may learn from; its own checkpoint folder is not used.
+        folder: where the new model goes.
+        tell: told of the progress of a pass that reports it.
+        limit_s: longest time that it may take, s.
+        workshop: where steps before it were applied; None makes one for this step alone.
+
+    Raises:
+        TimeoutError: it took longer than `limit_s`.
+        PassError: the pass does not fit the model, or failed.
+        MissingExtraError: its packages are not installed.
+    """
+    PASSES.require(step.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    checkpoint = folder.with_name(f"{folder.name}.progress")
+    stores = {"calibrate": material.calibrate, "train": material.train, "search": material.search}
+    with nullcontext(workshop) if workshop is not None else Workshop() as used:
+        try:
+            files = used.ask(
+                tell,
+                limit_s,
+                name=step.name,
+                parameters=dict(step.parameters),
+                source=str(source.absolute()),
+                stores={k: str(v.folder.absolute()) for k, v in stores.items() if v is not None},
+                original=None if material.original is None else str(material.original.absolute()),
+                seed=material.seed,
+                values=material.values,
+                batch_items=material.batch_items,
+                training_s=material.training_s,
+                checkpoint=str(checkpoint.absolute()),
+                folder=str(folder.absolute()),
+            )
+        except ProgramError as error:
+            raise PassError(f"{step} failed: {error}") from error
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return describe_artifact(folder, files, FORMATS.get(Path(files[0]).suffix, "onnx"))

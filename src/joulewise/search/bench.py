@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from joulewise.compress.process import Apply, Tell, apply_step
+from joulewise.compress.process import Tell, Workshop
 from joulewise.core.claim import Difference, Quality, Ratio, Trial
 from joulewise.core.energy import Measurement
 from joulewise.core.errors import InputError, PassError, ProgramError, SensorError
@@ -61,7 +61,7 @@ class Bench:
         session: the job, the terms and the machine.
         anchor: the open anchor program.
         tell: told of the progress of steps that report it.
-        apply: applies a step.
+        workshop: where steps are applied; None makes one for each.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Bench:
         session: Session,
         anchor: ProgramProcess,
         tell: Tell | None = None,
-        apply: Apply = apply_step,
+        workshop: Workshop | None = None,
     ) -> None:
         self.session = session
         self.anchor = anchor
         self.tell = tell
-        self.apply = apply
+        self.workshop = workshop
         self._originals: dict[RunSettings, Profile | None] = {}
 
     def try_recipe(
@@ -102,7 +102,7 @@ class Bench:
         before, made, size_bytes = bill.meter.read(), None, None
         try:
             size_bytes = self.session.make(
-                recipe, self.tell, training_s, limit_s, self.apply
+                recipe, self.tell, training_s, limit_s, self.workshop
             ).size_bytes
             made = bill.meter.read()
             tried = self._too_large(recipe, size_bytes) or self._measure(

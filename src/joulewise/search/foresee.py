@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from joulewise.compress.process import Apply, Workshop
+from joulewise.compress.process import Workshop, apply_step
 from joulewise.core.claim import Trial
 from joulewise.core.energy import Interval, Sensor
 from joulewise.core.errors import PassError
@@ -232,8 +232,8 @@ def take_samples(session: Session, bill: Bill, say: Say) -> Samples:
     check_runnable([trial])
     program_bytes = _peak_bytes(children=True)
     with Workshop() as workshop:
-        steps = dict(_steps(session, bill, say, workshop.apply))
-        body, taught = _taught(session, bill, say, workshop.apply)
+        steps = dict(_steps(session, bill, say, workshop))
+        body, taught = _taught(session, bill, say, workshop)
     seconds = bill.seconds["preparation"]
     return Samples(
         sensor=bill.meter.sensor,
@@ -262,7 +262,9 @@ def _watched(bill: Bill) -> Iterator[list[Sample]]:
     found.append(Sample(seconds=_exactly(seconds), power_w=spent_j.scaled(1 / seconds)))
 
 
-def _steps(session: Session, bill: Bill, say: Say, apply: Apply) -> Iterator[tuple[str, Sample]]:
+def _steps(
+    session: Session, bill: Bill, say: Say, workshop: Workshop
+) -> Iterator[tuple[str, Sample]]:
     """Apply, for each runtime, the first step that a run applies for it."""
     for runtime in session.runtimes:
         recipes = (r for r in _changed(session) if r.steps and r.run.runtime == runtime)
@@ -274,7 +276,7 @@ def _steps(session: Session, bill: Bill, say: Say, apply: Apply) -> Iterator[tup
         whole = True
         with _watched(bill) as watched:
             try:
-                session.make(first, limit_s=STEP_S, apply=apply)
+                session.make(first, limit_s=STEP_S, workshop=workshop)
             except PassError:
                 pass  # so it will fail in the run, after as long
             except TimeoutError:
@@ -285,7 +287,7 @@ def _steps(session: Session, bill: Bill, say: Say, apply: Apply) -> Iterator[tup
 
 
 def _taught(
-    session: Session, bill: Bill, say: Say, apply: Apply
+    session: Session, bill: Bill, say: Say, workshop: Workshop
 ) -> tuple[int | None, Sample | None]:
     """Return the first body that can be made narrower, and what teaching the result takes."""
     train = session.workload.train
@@ -300,17 +302,19 @@ def _taught(
         say("cutting the model down")
         narrow = Recipe(steps=(*body, prune), run=session.anchor.run)
         try:
-            session.make(narrow, limit_s=STEP_S, apply=apply)
+            session.make(narrow, limit_s=STEP_S, workshop=workshop)
         except (PassError, TimeoutError):
             continue
         say(f"teaching it for {TEACH_S:g} s at the most")
         with _watched(bill) as watched:
-            seconds = _teach(session, narrow, distill, train, apply)
+            seconds = _teach(session, narrow, distill, train, workshop)
         return number, replace(watched[0], seconds=seconds)
     return None, None
 
 
-def _teach(session: Session, narrow: Recipe, distill: Step, train: Store, apply: Apply) -> Interval:
+def _teach(
+    session: Session, narrow: Recipe, distill: Step, train: Store, workshop: Workshop
+) -> Interval:
     """Teach a narrow model for a while; return how long the whole training will take, s."""
     lessons = min(LESSONS, train.items)
     few = write_store(
@@ -331,7 +335,10 @@ def _teach(session: Session, narrow: Recipe, distill: Step, train: Store, apply:
     material = replace(session.material, train=few, search=None)
     began_s, ended = time.monotonic(), False
     try:
-        apply(again, session.main_file(narrow), material, session.folder / "taught", told, TEACH_S)
+        apply_step(
+            again, session.main_file(narrow), material, session.folder / "taught", told, TEACH_S,
+            workshop,
+        )  # fmt: skip
         ended = True
     except (PassError, TimeoutError):
         pass

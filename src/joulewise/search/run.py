@@ -115,7 +115,7 @@ def search(
                 tell(share, words)
 
         attempt = _Attempt(
-            bench=Bench(session, program, told, workshop.apply),
+            bench=Bench(session, program, told, workshop),
             study=study,
             bill=bill,
             announce=announce,

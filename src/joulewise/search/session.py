@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from joulewise.compress.material import Material
-from joulewise.compress.process import Apply, Tell, apply_step
+from joulewise.compress.process import Tell, Workshop, apply_step
 from joulewise.core.energy import Meter
 from joulewise.core.errors import InputError
 from joulewise.core.host import Host, package_versions
@@ -91,7 +91,7 @@ class Session:
         tell: Tell | None = None,
         training_s: float | None = None,
         limit_s: float = math.inf,
-        apply: Apply = apply_step,
+        workshop: Workshop | None = None,
     ) -> Artifact:
         """Return what the steps of `recipe` give, made now or before.
 
@@ -102,7 +102,7 @@ class Session:
             tell: told of the progress of a step that reports it.
             training_s: longest time for which a step may train, s; None for as long as it asks.
             limit_s: longest time that each step may take, s.
-            apply: applies a step.
+            workshop: where steps are applied; None makes one for each.
 
         Raises:
             TimeoutError: a step took longer than `limit_s`.
@@ -112,12 +112,14 @@ class Session:
         if known is not None:
             return known
         before = replace(recipe, steps=earlier_steps(recipe.steps))
-        self.make(before, tell, training_s, limit_s, apply)
+        self.make(before, tell, training_s, limit_s, workshop)
         folder, material = (
             self.artifact_folder(recipe),
             replace(self.material, training_s=training_s),
         )
-        made = apply(recipe.steps[-1], self.main_file(before), material, folder, tell, limit_s)
+        made = apply_step(
+            recipe.steps[-1], self.main_file(before), material, folder, tell, limit_s, workshop
+        )
         dump(made, artifact_note(folder))
         return made
 
