@@ -27,9 +27,9 @@ check: .venv/developing  ## lint, types and layers
 slow: .venv/developing  ## the tests on real models, minutes each
 	$(BIN)/pytest -n 2 --dist loadfile -m slow --durations 20
 
-bench: .venv/developing  ## optimisers side by side, hours; WORKLOAD="demo r8" PEER="nncf olive" some of them, SHORT=1 a short look, AT_ONCE=2 two at once, each on half of the CPUs; what was made is kept in out-field, to go on from there
-	$(BIN)/python -m benchmarks.field $(WORKLOAD) $(if $(PEER),--peers $(PEER)) $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(if $(SHORT),--short,--folder out-field -o records)
-	$(if $(SHORT),,$(BIN)/python -m benchmarks.field.page)
+bench: .venv/developing  ## optimisers side by side, hours; WORKLOAD="demo r8" some of them, PEER="nncf olive" against some (records go to out-field), SHORT=1 a short look, AT_ONCE=2 two at once, each on half of the CPUs; what was made is kept in out-field, to go on from there
+	$(BIN)/python -m benchmarks.field $(WORKLOAD) $(if $(PEER),--peers $(PEER)) $(if $(AT_ONCE),--at-once $(AT_ONCE)) $(if $(SHORT),--short,--folder out-field -o $(if $(PEER),out-field/records,records))
+	$(if $(SHORT)$(PEER),,$(BIN)/python -m benchmarks.field.page)
 
 scaling: .venv/developing  ## what batch, model and data cost us and others that search
 	$(BIN)/python -m benchmarks.field --scaling --folder out-field -o records
